@@ -1,0 +1,6 @@
+//! Single-threaded event-driven servers for fast line and message protocols.
+
+pub mod config;
+mod error;
+
+pub use error::{Error, ErrorKind, Result};
