@@ -2,5 +2,6 @@
 
 pub mod config;
 mod error;
+pub mod wheel;
 
 pub use error::{Error, ErrorKind, Result};
