@@ -1,5 +1,6 @@
 //! Single-threaded event-driven servers for fast line and message protocols.
 
+pub mod codec;
 pub mod config;
 mod error;
 pub mod wheel;
