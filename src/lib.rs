@@ -1,5 +1,7 @@
 //! Single-threaded event-driven servers for fast line and message protocols.
 
+#[cfg(feature = "config")]
+pub mod access;
 pub mod codec;
 pub mod config;
 mod error;
