@@ -101,7 +101,9 @@ impl Default for Facility {
 ///
 /// It is called on the loop's thread and on any other that logs: it must not block.
 #[derive(Clone)]
-pub struct LogFunction(Arc<dyn Fn(log::Level, &str) + Send + Sync>);
+pub struct LogFunction(Arc<Writer>);
+
+type Writer = dyn Fn(log::Level, &str) + Send + Sync;
 
 impl LogFunction {
     /// Wraps `function`, which is given the level and the line without its ending.

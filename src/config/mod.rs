@@ -6,12 +6,29 @@
 //! (TOML), default. One table of options (`table.rs`) drives the file, the command line, the code and the help text.
 //! Everything that is wrong is said at once, one line each, with its place and its remedy.
 
+mod checks;
 mod limits;
 mod listen;
 mod log_config;
 
 #[cfg(feature = "config")]
+mod app;
+#[cfg(feature = "config")]
+mod args;
+#[cfg(feature = "config")]
 mod builder;
+#[cfg(feature = "config")]
+mod draft;
+#[cfg(feature = "config")]
+mod file;
+#[cfg(feature = "config")]
+mod help;
+#[cfg(feature = "config")]
+mod node;
+#[cfg(feature = "config")]
+mod ports;
+#[cfg(feature = "config")]
+mod table;
 #[cfg(feature = "config")]
 mod value;
 
@@ -26,9 +43,9 @@ pub use value::Value;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::Result;
 #[cfg(feature = "config")]
 use crate::access::Access;
+use crate::{Error, ErrorKind, Result};
 
 /// Everything that a server is told before it starts.
 ///
@@ -58,6 +75,17 @@ pub struct Config {
     pub conf_file: Option<PathBuf>,
     warnings: Vec<String>,
     check_only: bool,
+    #[cfg(feature = "config")]
+    extra: Extra,
+}
+
+/// What only the builder fills.
+#[cfg(feature = "config")]
+#[derive(Debug, Default)]
+struct Extra {
+    app: app::AppSettings,
+    arguments: Vec<String>,
+    conf_text: Option<String>,
 }
 
 impl Config {
@@ -77,46 +105,78 @@ impl Config {
     /// a configuration made by hand is checked when it is run.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`](crate::ErrorKind::Config), with one line for each mistake.
+    /// [`ErrorKind::Config`], with one line for each mistake.
     pub fn validate(&self) -> Result<()> {
-        todo!()
+        let limits = checks::limits(&self.limits).into_iter().map(|(key, what)| format!("{key}: {what}"));
+        let listeners = self.listen.iter().filter_map(|at| {
+            checks::listener(at).map(|what| format!("listen `{}`: {what}", at.name.escape_debug()))
+        });
+        let lines: Vec<String> = limits.chain(listeners).collect();
+        if lines.is_empty() { Ok(()) } else { Err(Error::new(ErrorKind::Config, lines.join("\n"))) }
     }
 }
 
 #[cfg(feature = "config")]
 impl Config {
-    /// The application's own settings: its `[app]` table and its own options, as the type `T`.
+    /// The application's own settings, as the type `T`: the table `[app]` of the file, the options that it declared
+    /// with [`ConfigBuilder::app_option`], and `app.` keys from code; the strongest source of each key wins.
+    ///
+    /// A word of the command line becomes what `T` asks for: `5` is `"5"` for a `String` and 5 for a `u32`; a `bool`
+    /// takes `true`, `yes`, `on`, `1` and their opposites, and a flag without a value is true. A key that `T` does not take
+    /// is refused, with or without `deny_unknown_fields`; only a `#[serde(flatten)]`ed map takes every key, and under
+    /// `flatten` a word's type is guessed.
+    ///
+    /// ```
+    /// use lineplex::config::{ConfigBuilder, Outcome};
+    /// #[derive(serde::Deserialize)]
+    /// struct Settings { greeting: String }
+    ///
+    /// let mut builder = ConfigBuilder::new();
+    /// builder.arguments([""; 0]).conf_text("chat.toml", "[app]\ngreting = 'hello'\n");
+    /// let Outcome::Config(config) = builder.build().unwrap() else { panic!("no help was asked for") };
+    /// let error = config.app::<Settings>().err().unwrap();
+    /// assert_eq!(error.to_string(), "chat.toml:2:1: app: unknown key `greting`; did you mean `greeting`?");
+    /// ```
     ///
     /// # Errors
-    /// The first setting that `T` does not take, with its place.
+    /// The first setting that `T` does not take, with its place: [`ErrorKind::Usage`] from the command line, else
+    /// [`ErrorKind::Config`].
     pub fn app<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
-        todo!()
+        self.extra.app.read()
     }
 
-    /// The application's settings that nobody has asked for (see [`Config::app`]), by key.
+    /// The keys of the application's settings, as long as nobody has asked for them with [`Config::app`]; empty
+    /// after that, since `app` itself refuses what its type does not take.
     #[must_use]
     pub fn unclaimed(&self) -> Vec<String> {
-        todo!()
+        self.extra.app.unclaimed().iter().map(|entry| entry.key.clone()).collect()
     }
 
-    /// Refuses the settings that nobody has asked for; called after `post_configure_hook`.
+    /// Refuses settings that nobody has asked for; to be called after `post_configure_hook`.
     ///
     /// # Errors
-    /// One line for each of [`Config::unclaimed`], with its place.
+    /// One line for each of [`Config::unclaimed`], with its place; kinds as for [`ConfigBuilder::build`].
     pub fn refuse_unclaimed(&self) -> Result<()> {
-        todo!()
+        let mut mistakes = node::Mistakes::default();
+        for entry in self.extra.app.unclaimed() {
+            let what =
+                format!("unknown key `{}`: this server has no settings of its own", entry.key.escape_debug());
+            mistakes.add("app", &entry.at, what);
+        }
+        mistakes.into_result()
     }
 
     /// The words after `--` on the command line, which no option took.
     #[must_use]
     pub fn arguments(&self) -> &[String] {
-        todo!()
+        &self.extra.arguments
     }
 
-    /// The text of the configuration file, for whoever must not read it twice.
+    /// The text of the configuration file as it was read, for a restart that must not read it again: give it back
+    /// with [`ConfigBuilder::conf_text`].
     #[must_use]
     pub fn conf_text(&self) -> Option<&str> {
-        todo!()
+        self.extra.conf_text.as_deref()
     }
 }
 
@@ -132,8 +192,14 @@ impl Default for Config {
             conf_file: None,
             warnings: Vec::new(),
             check_only: false,
+            #[cfg(feature = "config")]
+            extra: Extra::default(),
         }
     }
 }
 
+/// Net::Server's.
 const DEFAULT_PORT: u16 = 20_203;
+
+#[cfg(all(test, feature = "config"))]
+mod tests;

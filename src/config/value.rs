@@ -14,9 +14,9 @@ pub enum Value {
     /// Text.
     Text(String),
     /// Several values.
-    List(Vec<Value>),
+    List(Vec<Self>),
     /// Named values, for example a listener with its mode.
-    Table(Vec<(String, Value)>),
+    Table(Vec<(String, Self)>),
 }
 
 macro_rules! from_int {
