@@ -1,0 +1,166 @@
+//! Signals as events of the loop.
+//!
+//! Rests on signal-hook: its handler only writes to a socket pair, which the loop polls; what a signal means is decided
+//! on the loop's own stack. Signals belong to the process, not to a mux: a process has one [`Signals`] at a time.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use mio::{Interest, Registry, Token, event::Source};
+use signal_hook::consts::signal::{
+    SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGXFSZ,
+};
+
+/// The signals that the loop takes. All others keep the effect that the system gives them (`signal(7)`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Signal {
+    /// SIGINT, Ctrl-C: stop promptly.
+    Interrupt,
+    /// SIGTERM: stop promptly.
+    Terminate,
+    /// SIGQUIT: stop gracefully.
+    Quit,
+    /// SIGHUP: restart, keeping the connections.
+    HangUp,
+    /// SIGUSR1: reopen log files.
+    User1,
+    /// SIGUSR2: the application's.
+    User2,
+    /// SIGALRM: survived.
+    Alarm,
+    /// SIGTTIN: survived.
+    TtyIn,
+    /// SIGTTOU: survived.
+    TtyOut,
+}
+
+impl Signal {
+    /// The system's name for it: `SIGTERM`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Interrupt => "SIGINT",
+            Self::Terminate => "SIGTERM",
+            Self::Quit => "SIGQUIT",
+            Self::HangUp => "SIGHUP",
+            Self::User1 => "SIGUSR1",
+            Self::User2 => "SIGUSR2",
+            Self::Alarm => "SIGALRM",
+            Self::TtyIn => "SIGTTIN",
+            Self::TtyOut => "SIGTTOU",
+        }
+    }
+
+    fn of(number: i32) -> Option<Self> {
+        SIGNALS.iter().find(|(known, _)| *known == number).map(|(_, signal)| *signal)
+    }
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The process's signals, as a source of events.
+///
+/// While one exists, the signals of [`Signal`] have no effect but to be [`pending`](Signals::pending) here. SIGPIPE
+/// is not among them: Rust programs ignore it from the start. SIGXFSZ, which kills a process whose log reaches the
+/// file size limit, is caught and does nothing, so that the write fails instead (`EFBIG`); it is not *ignored*, so a
+/// program started from here begins with its default again.
+///
+/// Dropping it does not give the signals their default effect back: they are then lost.
+pub struct Signals {
+    inner: signal_hook_mio::v1_0::Signals,
+}
+
+impl fmt::Debug for Signals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Signals(..)")
+    }
+}
+
+impl Signals {
+    /// Catches all of [`Signal`] from now on.
+    ///
+    /// # Errors
+    /// No descriptors left, or the system refuses a handler.
+    pub fn new() -> io::Result<Self> {
+        let inner = signal_hook_mio::v1_0::Signals::new(SIGNALS.map(|(number, _)| number))?;
+        signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
+        Ok(Self { inner })
+    }
+
+    /// What has come since the last call, each signal at most once however often it came, in no particular order.
+    pub fn pending(&mut self) -> impl Iterator<Item = Signal> + use<'_> {
+        self.inner.pending().filter_map(Signal::of)
+    }
+}
+
+impl Source for Signals {
+    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        self.inner.register(registry, token, interests)
+    }
+
+    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        self.inner.reregister(registry, token, interests)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.inner.deregister(registry)
+    }
+}
+
+const SIGNALS: [(i32, Signal); 9] = [
+    (SIGINT, Signal::Interrupt),
+    (SIGTERM, Signal::Terminate),
+    (SIGQUIT, Signal::Quit),
+    (SIGHUP, Signal::HangUp),
+    (SIGUSR1, Signal::User1),
+    (SIGUSR2, Signal::User2),
+    (SIGALRM, Signal::Alarm),
+    (SIGTTIN, Signal::TtyIn),
+    (SIGTTOU, Signal::TtyOut),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mio::{Events, Poll};
+
+    /// One test for all, because signals are the process's: two of these in parallel would see each other's.
+    #[test]
+    fn every_signal_wakes_the_poll_and_is_pending_once_and_sigxfsz_is_survived() {
+        let mut poll = Poll::new().unwrap();
+        let mut signals = Signals::new().unwrap();
+        poll.registry().register(&mut signals, Token(7), Interest::READABLE).unwrap();
+        let mut events = Events::with_capacity(8);
+        for (number, expected) in SIGNALS {
+            signal_hook::low_level::raise(number).unwrap();
+            signal_hook::low_level::raise(number).unwrap();
+            let mut seen = Vec::new();
+            while seen.is_empty() {
+                poll.poll(&mut events, None).or_else(interrupted).unwrap();
+                seen.extend(signals.pending());
+            }
+            assert_eq!(seen, [expected], "{}", expected.name());
+            assert_eq!(signals.pending().count(), 0);
+        }
+        signal_hook::low_level::raise(SIGXFSZ).unwrap();
+        assert_eq!(signals.pending().count(), 0);
+    }
+
+    fn interrupted(cause: io::Error) -> io::Result<()> {
+        if cause.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(cause) }
+    }
+
+    #[test]
+    fn every_signal_has_its_own_name() {
+        let names: std::collections::BTreeSet<_> = SIGNALS.iter().map(|(_, signal)| signal.name()).collect();
+        assert_eq!(names.len(), SIGNALS.len());
+        assert_eq!(Signal::Terminate.to_string(), "SIGTERM");
+        assert_eq!(Signal::of(0), None);
+    }
+}
