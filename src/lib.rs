@@ -6,5 +6,9 @@ pub mod codec;
 pub mod config;
 mod error;
 pub mod wheel;
+pub mod net;
+#[cfg(feature = "signals")]
+pub mod signals;
+mod sys;
 
 pub use error::{Error, ErrorKind, Result};

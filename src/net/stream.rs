@@ -1,0 +1,298 @@
+//! One connection's stream: TCP, Unix, or any descriptor that can be polled.
+//!
+//! Every call is one system call (again after `EINTR`), never waits, and never raises `SIGPIPE` on a socket. On a pipe
+//! `SIGPIPE` cannot be held back by the call: Rust programs ignore it from the start.
+
+use std::fs::File;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use mio::{Interest, Registry, Token, event::Source, unix::SourceFd};
+use socket2::SockRef;
+
+use super::addr::canonical;
+use super::{LocalAddr, PeerAddr, options};
+use crate::config::Limits;
+use crate::sys;
+
+/// A non-blocking byte stream, owned; dropping it closes it.
+#[derive(Debug)]
+pub struct Stream {
+    kind: Kind,
+    peer: PeerAddr,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Tcp(mio::net::TcpStream),
+    Unix(mio::net::UnixStream),
+    Descriptor(Adopted),
+}
+
+/// A descriptor of unknown origin. Its non-blocking flag belongs to everybody who shares it (a terminal with the
+/// shell), so it is put back as it was.
+#[derive(Debug)]
+struct Adopted {
+    file: File,
+    is_socket: bool,
+    was_blocking: bool,
+}
+
+impl Drop for Adopted {
+    fn drop(&mut self) {
+        if self.was_blocking {
+            let _ = SockRef::from(&self.file).set_nonblocking(false);
+        }
+    }
+}
+
+impl Stream {
+    pub(super) fn tcp(stream: mio::net::TcpStream, peer: PeerAddr) -> Self {
+        Self { kind: Kind::Tcp(stream), peer }
+    }
+
+    pub(super) fn unix(stream: mio::net::UnixStream) -> Self {
+        let peer = PeerAddr::Unix(sys::peer_credentials(&stream));
+        Self { kind: Kind::Unix(stream), peer }
+    }
+
+    /// Begins a TCP connection to `addr` with the socket options of `limits`. It is made when [`Stream::connected`]
+    /// says so after a writable event.
+    ///
+    /// # Errors
+    /// What `connect(2)` refuses at once (no route, no descriptors). A refusal by the peer comes through
+    /// [`Stream::connected`].
+    pub fn connect(addr: SocketAddr, limits: &Limits) -> io::Result<Self> {
+        let stream = mio::net::TcpStream::connect(addr)?;
+        options::tcp(&SockRef::from(&stream), limits)?;
+        Ok(Self::tcp(stream, PeerAddr::Ip(canonical(addr))))
+    }
+
+    /// Connects to the Unix socket at `path`; it is connected when this returns.
+    ///
+    /// # Errors
+    /// `WouldBlock` when the listener's queue is full (there will be no event for it: try again later); `NotFound`,
+    /// `ConnectionRefused`, `PermissionDenied` and whatever else `connect(2)` says.
+    pub fn connect_unix(path: impl AsRef<Path>) -> io::Result<Self> {
+        Ok(Self::unix(mio::net::UnixStream::connect(path)?))
+    }
+
+    /// Takes any descriptor that can be polled: a socket of any kind, a pipe (one direction of course), a terminal, a
+    /// child's output. It becomes non-blocking, and what it was before when the stream is dropped.
+    ///
+    /// # Errors
+    /// `fcntl(2)` refuses. A regular file is refused by [`Source::register`], `Unsupported`.
+    pub fn adopt(fd: OwnedFd) -> io::Result<Self> {
+        let file = File::from(fd);
+        let socket = SockRef::from(&file);
+        // These are fcntl(2) calls, good for every descriptor.
+        let was_blocking = !socket.nonblocking()?;
+        if was_blocking {
+            socket.set_nonblocking(true)?;
+        }
+        let is_socket = socket.r#type().is_ok();
+        let kind = Kind::Descriptor(Adopted { file, is_socket, was_blocking });
+        Ok(Self { kind, peer: PeerAddr::Adopted })
+    }
+
+    /// Whether a connection that was begun is made. After [`Stream::connect`]: register the stream with writable
+    /// interest, and ask at each event. A stream of another origin is connected from the start.
+    ///
+    /// `Ok(false)`: not yet, wait for the next event.
+    ///
+    /// # Errors
+    /// The connection failed, and this is why (refused, timed out, ...); told once.
+    pub fn connected(&self) -> io::Result<bool> {
+        let Kind::Tcp(stream) = &self.kind else {
+            return Ok(true);
+        };
+        if let Some(cause) = stream.take_error()? {
+            return Err(cause);
+        }
+        match stream.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(cause) if cause.kind() == io::ErrorKind::NotConnected => Ok(false),
+            Err(cause) if cause.raw_os_error() == Some(EINPROGRESS) => Ok(false),
+            Err(cause) => Err(cause),
+        }
+    }
+
+    /// Reads into `buf`, one `recv(2)` or `read(2)`: how many bytes came; 0 at the end of the stream, or when `buf` is
+    /// empty. Fewer bytes than `buf` holds mean that no more are there now, except where urgent data or passed
+    /// descriptors cut the reading short.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing is there; everything else ends the connection. A terminal or pseudo-terminal whose
+    /// other side has closed says so with `EIO`.
+    #[inline]
+    pub fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match &mut self.kind {
+            Kind::Tcp(stream) => uninterrupted(|| stream.read(buf)),
+            Kind::Unix(stream) => uninterrupted(|| stream.read(buf)),
+            Kind::Descriptor(adopted) => uninterrupted(|| adopted.file.read(buf)),
+        }
+    }
+
+    /// Writes from `buf`, one `send(2)` or `write(2)`: how many bytes the kernel took, possibly fewer.
+    ///
+    /// # Errors
+    /// `WouldBlock` when the kernel takes nothing now; `BrokenPipe` and everything else end the connection.
+    #[inline]
+    pub fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match &mut self.kind {
+            // Sends with MSG_NOSIGNAL by itself.
+            Kind::Tcp(stream) => uninterrupted(|| stream.write(buf)),
+            Kind::Unix(stream) => {
+                uninterrupted(|| stream.try_io(|| SockRef::from(&*stream).send_with_flags(buf, MSG_NOSIGNAL)))
+            }
+            Kind::Descriptor(adopted) if adopted.is_socket => {
+                uninterrupted(|| SockRef::from(&adopted.file).send_with_flags(buf, MSG_NOSIGNAL))
+            }
+            Kind::Descriptor(adopted) => uninterrupted(|| adopted.file.write(buf)),
+        }
+    }
+
+    /// Writes from all of `bufs` in order with one `sendmsg(2)` or `writev(2)`; slices past the 1024th wait for the
+    /// next call.
+    ///
+    /// # Errors
+    /// As [`Stream::write`].
+    #[inline]
+    pub fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let bufs = &bufs[..bufs.len().min(IOV_MAX)];
+        match &mut self.kind {
+            Kind::Tcp(stream) => uninterrupted(|| {
+                stream.try_io(|| SockRef::from(&*stream).send_vectored_with_flags(bufs, MSG_NOSIGNAL))
+            }),
+            Kind::Unix(stream) => uninterrupted(|| {
+                stream.try_io(|| SockRef::from(&*stream).send_vectored_with_flags(bufs, MSG_NOSIGNAL))
+            }),
+            Kind::Descriptor(adopted) if adopted.is_socket => {
+                uninterrupted(|| SockRef::from(&adopted.file).send_vectored_with_flags(bufs, MSG_NOSIGNAL))
+            }
+            Kind::Descriptor(adopted) => uninterrupted(|| adopted.file.write_vectored(bufs)),
+        }
+    }
+
+    /// Ends our direction: the peer reads its end after what was sent, and we go on reading. A descriptor that is no
+    /// socket has no such thing: nothing happens, and the peer learns of the end when the stream is dropped.
+    ///
+    /// # Errors
+    /// `NotConnected` when the peer is gone already.
+    pub fn shutdown_write(&self) -> io::Result<()> {
+        match &self.kind {
+            Kind::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Kind::Unix(stream) => stream.shutdown(Shutdown::Write),
+            Kind::Descriptor(adopted) if adopted.is_socket => {
+                SockRef::from(&adopted.file).shutdown(Shutdown::Write)
+            }
+            Kind::Descriptor(_) => Ok(()),
+        }
+    }
+
+    /// Who is at the other end, as it was known when the stream was made; no system call.
+    #[must_use]
+    pub fn peer_addr(&self) -> PeerAddr {
+        self.peer
+    }
+
+    /// Our end: the address of a TCP connection (canonical), the path of a Unix socket (empty where it has none).
+    ///
+    /// # Errors
+    /// `Unsupported` for a descriptor that is no socket, or of another family; what `getsockname(2)` says.
+    pub fn local_addr(&self) -> io::Result<LocalAddr> {
+        let bound = match &self.kind {
+            Kind::Tcp(stream) => SockRef::from(stream).local_addr()?,
+            Kind::Unix(stream) => SockRef::from(stream).local_addr()?,
+            Kind::Descriptor(adopted) if adopted.is_socket => SockRef::from(&adopted.file).local_addr()?,
+            Kind::Descriptor(_) => return Err(io::ErrorKind::Unsupported.into()),
+        };
+        match bound.as_socket() {
+            Some(addr) => Ok(LocalAddr::Ip(canonical(addr))),
+            None if bound.is_unix() => {
+                Ok(LocalAddr::Unix(bound.as_pathname().map(Path::to_owned).unwrap_or_default()))
+            }
+            None => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.kind {
+            Kind::Tcp(stream) => stream.as_fd(),
+            Kind::Unix(stream) => stream.as_fd(),
+            Kind::Descriptor(adopted) => adopted.file.as_fd(),
+        }
+    }
+}
+
+impl Source for Stream {
+    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        match &mut self.kind {
+            Kind::Tcp(stream) => stream.register(registry, token, interests),
+            Kind::Unix(stream) => stream.register(registry, token, interests),
+            Kind::Descriptor(adopted) => SourceFd(&adopted.file.as_raw_fd())
+                .register(registry, token, interests)
+                .map_err(|cause| match cause.kind() {
+                    // epoll_ctl(2): EPERM, "the target file does not support epoll".
+                    io::ErrorKind::PermissionDenied => io::Error::new(
+                        io::ErrorKind::Unsupported,
+                        "a regular file or directory cannot be polled: read it with std::fs",
+                    ),
+                    _ => cause,
+                }),
+        }
+    }
+
+    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        match &mut self.kind {
+            Kind::Tcp(stream) => stream.reregister(registry, token, interests),
+            Kind::Unix(stream) => stream.reregister(registry, token, interests),
+            Kind::Descriptor(adopted) => {
+                SourceFd(&adopted.file.as_raw_fd()).reregister(registry, token, interests)
+            }
+        }
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        match &mut self.kind {
+            Kind::Tcp(stream) => stream.deregister(registry),
+            Kind::Unix(stream) => stream.deregister(registry),
+            Kind::Descriptor(adopted) => SourceFd(&adopted.file.as_raw_fd()).deregister(registry),
+        }
+    }
+}
+
+/// Repeats `call` as long as a signal interrupts it.
+#[inline]
+fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
+/// Slices that one call takes (`UIO_MAXIOV` on Linux, `IOV_MAX` on the BSDs).
+const IOV_MAX: usize = 1024;
+
+/// `send(2)`: no `SIGPIPE`. Apple has none; there mio sets `SO_NOSIGPIPE` on its sockets.
+const MSG_NOSIGNAL: i32 = if cfg!(any(target_os = "linux", target_os = "android")) {
+    0x4000
+} else if cfg!(target_os = "freebsd") {
+    0x2_0000
+} else if cfg!(any(target_os = "openbsd", target_os = "dragonfly", target_os = "netbsd")) {
+    0x400
+} else {
+    0
+};
+
+/// "Operation now in progress", for which the standard library has no stable [`io::ErrorKind`].
+const EINPROGRESS: i32 = if cfg!(any(target_os = "linux", target_os = "android")) { 115 } else { 36 };
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,199 @@
+//! Unix sockets in the file system: how a listener takes a path, and gives it back.
+//!
+//! A path is taken by binding a temporary name beside it, setting mode and owner there, listening, and renaming it
+//! over the path. So nobody can connect before mode and owner are right, the umask (which is process-wide) is left
+//! alone, and a path that existed exists all the time. What lies at the path already is replaced only if it is a
+//! socket that refuses connections. Ours is recognised by device and inode and by nothing else (`getsockname(2)` keeps
+//! the temporary name). The directory must be writable only for those who may replace the server's socket.
+
+use std::fs::{self, Metadata, Permissions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::sys;
+
+/// A path in the file system that belongs to a listening socket of ours.
+#[derive(Debug)]
+pub(super) struct OwnedPath {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl OwnedPath {
+    /// Removes the path if it still is our socket; another server's, which replaced it, stays.
+    pub(super) fn remove(&self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| self.is(&found)) {
+            // It may be gone already, or the directory closed to us since the privileges were dropped: nothing to do.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+
+    fn is(&self, found: &Metadata) -> bool {
+        (found.dev(), found.ino()) == (self.device, self.inode)
+    }
+}
+
+/// What the configuration says about the path.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Access<'a> {
+    pub(super) mode: Option<u32>,
+    pub(super) owner: Option<&'a str>,
+    pub(super) group: Option<&'a str>,
+}
+
+/// A socket that listens at `path` (absolute), and the claim to remove that path later.
+pub(super) fn listen(path: &Path, access: Access<'_>, backlog: i32) -> Result<(Socket, OwnedPath)> {
+    let fail = |context: &str, cause: io::Error| {
+        Error::with_source(ErrorKind::Bind, format!("cannot listen on {}: {context}", path.display()), cause)
+    };
+    let owner = access.owner.map(sys::user_id).transpose().map_err(|cause| fail("owner", cause))?;
+    let group = access.group.map(sys::group_id).transpose().map_err(|cause| fail("group", cause))?;
+    check_path(path)?;
+    check_vacant(path)?;
+    let (socket, temporary) = bind_beside(path)?;
+    let prepare = || {
+        if owner.is_some() || group.is_some() {
+            lchown(&temporary, owner, group).map_err(|cause| fail("cannot set its owner", cause))?;
+        }
+        if let Some(mode) = access.mode {
+            fs::set_permissions(&temporary, Permissions::from_mode(mode))
+                .map_err(|cause| fail("cannot set its mode", cause))?;
+        }
+        let made = fs::symlink_metadata(&temporary).map_err(|cause| fail("cannot look at it", cause))?;
+        socket.listen(backlog).map_err(|cause| fail("the system refuses", cause))?;
+        fs::rename(&temporary, path).map_err(|cause| fail("cannot put it in place", cause))?;
+        Ok(OwnedPath { path: path.to_owned(), device: made.dev(), inode: made.ino() })
+    };
+    match prepare() {
+        Ok(owned) => Ok((socket, owned)),
+        Err(error) => {
+            let _ = fs::remove_file(&temporary);
+            Err(error)
+        }
+    }
+}
+
+/// Refuses what no socket can be called.
+fn check_path(path: &Path) -> Result<()> {
+    let bytes = path.as_os_str().as_bytes();
+    let refuse = |why: String| {
+        let shown = path.as_os_str().to_string_lossy().escape_debug().to_string();
+        Err(Error::new(ErrorKind::Bind, format!("cannot listen on {shown}: {why}")))
+    };
+    if bytes.contains(&0) {
+        return refuse("a path holds no NUL byte (sockets without a path are not supported)".to_owned());
+    }
+    if bytes.len() > PATH_MAX_BYTES {
+        let length = bytes.len();
+        return refuse(format!(
+            "the path has {length} bytes, a socket's at most {PATH_MAX_BYTES}: choose a shorter one"
+        ));
+    }
+    if path.file_name().is_none() || bytes.ends_with(b"/") {
+        return refuse("the path names no file".to_owned());
+    }
+    match path.parent().map(fs::metadata) {
+        Some(Ok(directory)) if !directory.is_dir() => refuse("its directory is not a directory".to_owned()),
+        Some(Err(cause)) if cause.kind() == io::ErrorKind::NotFound => {
+            refuse("its directory does not exist: create it first".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a path where something lies that is not a dead socket.
+fn check_vacant(path: &Path) -> Result<()> {
+    let refuse = |why: &str, cause: Option<io::Error>| {
+        let context = format!("cannot listen on {}: {why}", path.display());
+        Err(match cause {
+            Some(cause) => Error::with_source(ErrorKind::Bind, context, cause),
+            None => Error::new(ErrorKind::Bind, context),
+        })
+    };
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(cause) => return refuse("cannot look at the path", Some(cause)),
+    };
+    if !found.file_type().is_socket() {
+        return refuse(
+            "there is something else that is not a socket: remove it or choose another path",
+            None,
+        );
+    }
+    match probe(path) {
+        Ok(()) => refuse("another server is listening there: stop it or choose another path", None),
+        Err(cause) => match cause.kind() {
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Ok(()),
+            io::ErrorKind::WouldBlock => {
+                refuse("another server is listening there: stop it or choose another path", None)
+            }
+            _ => refuse("cannot tell whether another server is listening there", Some(cause)),
+        },
+    }
+}
+
+/// One connection attempt that never waits: with a full queue it fails with `EAGAIN`.
+fn probe(path: &Path) -> io::Result<()> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(&SockAddr::unix(path)?)
+}
+
+/// A non-blocking socket bound to a fresh name in the directory of `path`.
+fn bind_beside(path: &Path) -> Result<(Socket, PathBuf)> {
+    let fail = |context: &str, cause: io::Error| {
+        Error::with_source(ErrorKind::Bind, format!("cannot listen on {}: {context}", path.display()), cause)
+    };
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(|cause| fail("no socket", cause))?;
+    socket.set_nonblocking(true).map_err(|cause| fail("no socket", cause))?;
+    for attempt in 1.. {
+        let temporary = temporary_name(path)?;
+        let bound = SockAddr::unix(&temporary).and_then(|addr| socket.bind(&addr));
+        match bound {
+            Ok(()) => return Ok((socket, temporary)),
+            // Left behind by a process that had our number and was killed on this very line.
+            Err(cause) if cause.kind() == io::ErrorKind::AddrInUse && attempt < TEMPORARY_ATTEMPTS => {}
+            Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(fail("no right to create a file in its directory", cause));
+            }
+            Err(cause) => return Err(fail("cannot bind beside it", cause)),
+        }
+    }
+    unreachable!("the last attempt returns")
+}
+
+/// `.{name}.{pid}.{n}` beside `path`, or `.{pid}.{n}` where that is too long for a socket.
+fn temporary_name(path: &Path) -> Result<PathBuf> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+
+    let suffix = format!(".{}.{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(&suffix);
+    for name in [name, suffix.into()] {
+        let temporary = path.with_file_name(name);
+        if temporary.as_os_str().len() <= PATH_MAX_BYTES {
+            return Ok(temporary);
+        }
+    }
+    let context = format!(
+        "cannot listen on {}: its directory leaves no room for a temporary name (a socket's path has at most \
+         {PATH_MAX_BYTES} bytes): choose a shorter one",
+        path.display()
+    );
+    Err(Error::new(ErrorKind::Bind, context))
+}
+
+/// `sun_path` less its NUL (`unix(7)`): 108 bytes on Linux, 104 on the BSDs and macOS.
+const PATH_MAX_BYTES: usize = if cfg!(any(target_os = "linux", target_os = "android")) { 107 } else { 103 };
+
+/// Fresh names that are tried before the directory is given up.
+const TEMPORARY_ATTEMPTS: u32 = 16;
