@@ -6,6 +6,7 @@ pub mod codec;
 pub mod config;
 mod error;
 pub mod wheel;
+pub mod logging;
 pub mod net;
 #[cfg(feature = "signals")]
 pub mod signals;
