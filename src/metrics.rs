@@ -1,0 +1,85 @@
+//! What the loop counts about itself: plain numbers, read with [`Conns::metrics`](crate::Conns::metrics).
+//!
+//! Counters only grow (from the start of the mux, in the unit that their line names); gauges say what is now. They
+//! make claims about system calls testable without a clock.
+
+macro_rules! metrics {
+    ($($(#[doc = $doc:literal])+ $kind:ident $name:ident;)+) => {
+        /// Counters and gauges of one mux.
+        #[non_exhaustive]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Metrics {
+            $($(#[doc = $doc])+ pub $name: u64,)+
+        }
+
+        impl Metrics {
+            /// Every metric: its name, whether it is a `counter` or a `gauge`, its value.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+                [$((stringify!($name), stringify!($kind), self.$name)),+].into_iter()
+            }
+        }
+    };
+}
+
+metrics! {
+    /// Turns of the loop.
+    counter turns;
+    /// Waits in the kernel (`epoll_wait`).
+    counter waits;
+    /// Calls of accept, those that found nobody included.
+    counter accept_calls;
+    /// Calls of recv.
+    counter recv_calls;
+    /// Of those, calls that found nothing to read.
+    counter recv_empty;
+    /// Calls of send.
+    counter send_calls;
+    /// Of those, calls that the kernel took no byte of.
+    counter send_refused;
+    /// Registrations with the poll (`epoll_ctl`): one a connection, none later.
+    counter registrations;
+    /// Bytes received.
+    counter bytes_in;
+    /// Bytes sent.
+    counter bytes_out;
+    /// Lines taken with `Input::line`.
+    counter lines;
+    /// Connections open now, denied and closing ones included.
+    gauge open;
+    /// Clients taken from listeners, those refused or denied included.
+    counter accepted;
+    /// Of those, refused because a limit was reached.
+    counter refused;
+    /// Of those, denied by the access lists or a hook.
+    counter denied;
+    /// Errors of accept that were survived.
+    counter accept_errors;
+    /// Outgoing connections begun.
+    counter connects;
+    /// Connections closed.
+    counter closed;
+    /// Of those, closed over the output limit.
+    counter output_limit;
+    /// Lines longer than the limit.
+    counter long_lines;
+    /// Callbacks that answered with an error.
+    counter failures;
+    /// Callbacks and hooks that panicked.
+    counter panics;
+    /// Deadlines and timers served.
+    counter expiries;
+    /// Ticks (`run_dequeue`).
+    counter ticks;
+    /// Turns longer than `slow_turn`.
+    counter slow_turns;
+    /// Requests from other threads served.
+    counter wakes;
+    /// Jobs given to the offload threads.
+    counter offloads;
+    /// Jobs refused because their queue was full.
+    counter offloads_refused;
+    /// Looks for a lost edge.
+    counter sweeps;
+    /// Lost edges that a sweep found: stays 0 unless the system breaks its promise.
+    counter lost_edges;
+}
