@@ -192,6 +192,19 @@ impl Stream {
         }
     }
 
+    /// Whether it is a socket, whose two directions end one by one.
+    #[must_use]
+    pub fn is_socket(&self) -> bool {
+        !matches!(&self.kind, Kind::Descriptor(adopted) if !adopted.is_socket)
+    }
+
+    /// Whether nobody else can hold the same open description: of what the loop accepted or connected itself. An
+    /// adopted descriptor may be a duplicate, and a poll goes on reporting a duplicate after the close.
+    #[must_use]
+    pub fn is_exclusive(&self) -> bool {
+        !matches!(self.kind, Kind::Descriptor(_))
+    }
+
     /// Who is at the other end, as it was known when the stream was made; no system call.
     #[must_use]
     pub fn peer_addr(&self) -> PeerAddr {

@@ -1,0 +1,572 @@
+//! Every connection's I/O: [`Conns`], what callbacks and hooks write to, close, pause and time.
+//!
+//! Nothing here calls a callback. A write appends to memory and puts the connection on the dirty list; a close marks
+//! it; the phases of the turn do the rest. So nothing that a callback does can call another one.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use mio::{Interest, Registry};
+
+use super::accept::Door;
+use super::callback::{CloseReason, Peer};
+use super::conn::{Conn, Phase, Rare, WriteSide};
+use super::offload::{Job, Offload};
+use super::timers::{TimerKey, Timers};
+use crate::Error;
+use crate::buffer::{Input, Output};
+use crate::config::Limits;
+use crate::metrics::Metrics;
+use crate::net::{LocalAddr, PeerAddr, Stream};
+use crate::slots::{ConnId, Slots};
+
+/// The I/O side of every connection of one mux. Reached as `ctx.conns` or `room.conns`.
+pub struct Conns {
+    pub(super) limits: Rc<Limits>,
+    pub(super) slots: Slots<Conn>,
+    pub(super) lists: Lists,
+    pub(super) pool: Pool,
+    pub(super) timers: Timers,
+    pub(super) metrics: Metrics,
+    pub(super) registry: Registry,
+    pub(super) doors: Vec<Door>,
+    pub(super) offload: Offload,
+    pub(super) now: Instant,
+    /// Clients taken from listeners so far.
+    pub(super) serial: u64,
+    pub(super) stop: Option<u8>,
+    pub(super) fatal: Option<Error>,
+    /// Slots that refused clients hold until they have read why.
+    pub(super) refused: usize,
+    /// Connections whose peer is slower than we write: while there are any, a sweep runs.
+    pub(super) blocked: usize,
+}
+
+impl Conns {
+    /// Appends `bytes` to the output of `id`, to be sent at the end of the turn. Never blocks. False, and nothing
+    /// is added, when the name is stale, the connection is closing, or more than `Limits::output_hard_bytes` would
+    /// be waiting; that last closes it with [`CloseReason::OutputLimit`].
+    #[inline]
+    pub fn write(&mut self, id: ConnId, bytes: &[u8]) -> bool {
+        let Some(conn) = self.slots.at_mut(id) else { return false };
+        if !conn.takes_output() {
+            return false;
+        }
+        let output = conn.output.get_or_insert_with(|| self.pool.take());
+        let fits = output.append(bytes, self.limits.output_hard_bytes);
+        written(&mut self.lists, &self.limits, id, conn, fits)
+    }
+
+    /// Formats straight into the output of `id`; answers as [`write`](Self::write). Usually called through
+    /// [`to`](Self::to).
+    pub fn write_fmt(&mut self, id: ConnId, text: fmt::Arguments<'_>) -> bool {
+        struct Appending<'a>(&'a mut Output, usize);
+        impl fmt::Write for Appending<'_> {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                if self.0.append(text.as_bytes(), self.1) { Ok(()) } else { Err(fmt::Error) }
+            }
+        }
+        let Some(conn) = self.slots.at_mut(id) else { return false };
+        if !conn.takes_output() {
+            return false;
+        }
+        let output = conn.output.get_or_insert_with(|| self.pool.take());
+        let hard = self.limits.output_hard_bytes;
+        let fits = fmt::Write::write_fmt(&mut Appending(output, hard), text).is_ok();
+        written(&mut self.lists, &self.limits, id, conn, fits)
+    }
+
+    /// A writer for one connection: `write!(ctx.conns.to(id), "hello {name}\r\n")`.
+    pub fn to(&mut self, id: ConnId) -> To<'_> {
+        To { conns: self, id }
+    }
+
+    /// Writes `bytes` to every open connection that `to` says yes to; how many took them. The bytes are formatted
+    /// and, from 512 on, stored once for all.
+    ///
+    /// ```
+    /// # use lineplex::{Context, Server};
+    /// # fn example<S: Server>(ctx: &mut Context<'_, S>) {
+    /// let me = ctx.id;
+    /// ctx.conns.broadcast(b"somebody came\r\n", |id| id != me);
+    /// # }
+    /// ```
+    pub fn broadcast(&mut self, bytes: &[u8], mut to: impl FnMut(ConnId) -> bool) -> usize {
+        let shared = share(bytes);
+        let mut count = 0;
+        for (id, conn) in self.slots.iter_mut() {
+            if conn.in_room() && to(id) {
+                let output = conn.output.get_or_insert_with(|| self.pool.take());
+                let fits = append(output, bytes, shared.as_ref(), self.limits.output_hard_bytes);
+                count += usize::from(written(&mut self.lists, &self.limits, id, conn, fits));
+            }
+        }
+        count
+    }
+
+    /// Writes `bytes` to each connection named in `ids`, as [`broadcast`](Self::broadcast); stale names are passed
+    /// over.
+    pub fn multicast(&mut self, bytes: &[u8], ids: impl IntoIterator<Item = ConnId>) -> usize {
+        let shared = share(bytes);
+        let mut count = 0;
+        for id in ids {
+            let Some(conn) = self.slots.at_mut(id).filter(|conn| conn.takes_output()) else { continue };
+            let output = conn.output.get_or_insert_with(|| self.pool.take());
+            let fits = append(output, bytes, shared.as_ref(), self.limits.output_hard_bytes);
+            count += usize::from(written(&mut self.lists, &self.limits, id, conn, fits));
+        }
+        count
+    }
+
+    /// Every open connection, in no promised order: those whose `connection` has been called and that are not
+    /// closing. Denied peers and outgoing connections still being opened are not among them.
+    pub fn all(&self) -> impl Iterator<Item = ConnId> {
+        self.slots.iter().filter(|(_, conn)| conn.in_room()).map(|(id, _)| id)
+    }
+
+    /// Whether that connection is open: neither gone nor closing.
+    #[must_use]
+    pub fn is_open(&self, id: ConnId) -> bool {
+        self.slots.at(id).is_some_and(|conn| conn.phase <= Phase::Open)
+    }
+
+    /// Bytes written to that connection and not yet taken by the kernel; 0 if it is gone.
+    #[must_use]
+    pub fn unsent(&self, id: ConnId) -> usize {
+        self.slots.at(id).map_or(0, Conn::output_len)
+    }
+
+    /// Closes that connection when everything written so far has been sent ([`CloseReason::Asked`]). Its unread
+    /// input is dropped. Nothing happens if it is gone or closing.
+    pub fn close(&mut self, id: ConnId) {
+        self.close_because(id, CloseReason::Asked);
+    }
+
+    /// Cuts that connection: unsent output and unread input are dropped ([`CloseReason::Aborted`]).
+    pub fn abort(&mut self, id: ConnId) {
+        if self.slots.at(id).is_some_and(|conn| conn.output_len() > 0) {
+            log::warn!("connection {id}: cut with {} bytes unsent", self.unsent(id));
+        }
+        self.cut(id, CloseReason::Aborted);
+    }
+
+    /// Forgets what was written to that connection and is still unsent; how many bytes that were.
+    pub fn discard_output(&mut self, id: ConnId) -> usize {
+        let Some(conn) = self.slots.at_mut(id) else { return 0 };
+        let Some(mut output) = conn.output.take() else { return 0 };
+        let discarded = output.len();
+        output.clear();
+        self.pool.give_back(output);
+        if std::mem::take(&mut conn.blocked) {
+            self.blocked -= 1;
+        }
+        self.lists.dirty(id, conn);
+        self.unchoke(id);
+        discarded
+    }
+
+    /// Ends our side of that connection when everything written so far has been sent; reading goes on.
+    pub fn shutdown_write(&mut self, id: ConnId) {
+        if let Some(conn) = self.slots.at_mut(id).filter(|conn| conn.takes_output()) {
+            conn.write_side = WriteSide::Ending;
+            self.lists.dirty(id, conn);
+        }
+    }
+
+    /// Keeps our side of that connection open after the peer has ended its own, until it is closed.
+    pub fn hold_open(&mut self, id: ConnId) {
+        if let Some(conn) = self.slots.at_mut(id) {
+            conn.hold_open = true;
+        }
+    }
+
+    /// Stops reading from that connection; the peer is slowed down by its own full buffers.
+    pub fn pause_input(&mut self, id: ConnId) {
+        if let Some(conn) = self.slots.at_mut(id) {
+            conn.paused = true;
+        }
+    }
+
+    /// Goes on reading; input that was left unconsumed is given again first, in the next turn.
+    pub fn resume_input(&mut self, id: ConnId) {
+        if let Some(conn) = self.slots.at_mut(id).filter(|conn| conn.paused) {
+            conn.paused = false;
+            conn.again |= conn.held.is_some();
+            self.lists.ready(id, conn);
+        }
+    }
+
+    /// Has `wake` called for that connection, in this turn or the next.
+    pub fn wake(&mut self, id: ConnId) {
+        if let Some(conn) = self.slots.at_mut(id).filter(|conn| !conn.woken) {
+            conn.woken = true;
+            self.lists.woken.push(id);
+        }
+    }
+
+    /// Sets the deadline of that connection: `timeout` is called once, `after` from the end of this phase of the
+    /// turn. It replaces the one before; zero means in this turn, after input has been served.
+    pub fn set_timeout(&mut self, id: ConnId, after: Duration) {
+        if let Some(conn) = self.slots.at_mut(id).filter(|conn| conn.phase <= Phase::Open) {
+            self.timers.stop(&mut conn.deadline);
+            self.timers.wish(TimerKey::Deadline(id), Some(after));
+        }
+    }
+
+    /// Clears the deadline of that connection; nothing if there is none.
+    pub fn clear_timeout(&mut self, id: ConnId) {
+        if let Some(conn) = self.slots.at_mut(id) {
+            self.timers.stop(&mut conn.deadline);
+            self.timers.wish(TimerKey::Deadline(id), None);
+        }
+    }
+
+    /// Has `Server::timeout` called once with `key`, `after` from the end of this phase; replaces the timer of the
+    /// same key.
+    pub fn after(&mut self, after: Duration, key: u64) {
+        self.cancel(key);
+        self.timers.wish(TimerKey::Server(key), Some(after));
+    }
+
+    /// Clears the server's timer of that key; nothing if there is none.
+    pub fn cancel(&mut self, key: u64) {
+        if let Some(id) = self.timers.server.remove(&key) {
+            self.timers.stop(&mut Some(id));
+        }
+        self.timers.wish(TimerKey::Server(key), None);
+    }
+
+    /// Ends the loop after this turn: every connection gets one flush and its `close`; the process ends with
+    /// `status`.
+    pub fn stop(&mut self, status: u8) {
+        self.stop.get_or_insert(status);
+    }
+
+    /// Ends the loop after this turn because of `error`, and with it the process: `fatal_hook` first, then as
+    /// [`stop`](Self::stop) with the error's exit status. The error goes to the log and to standard error.
+    pub fn fatal(&mut self, error: Error) {
+        self.stop(error.exit_status());
+        self.fatal.get_or_insert(error);
+    }
+
+    /// The name and bound address of every listener, port 0 resolved.
+    pub fn local_addrs(&self) -> impl Iterator<Item = (&str, LocalAddr)> {
+        self.doors.iter().map(|door| (&*door.name, door.listener.local_addr()))
+    }
+
+    /// The listeners of that name (a host name may have several addresses), to pause or resume.
+    pub fn listener(&mut self, name: &str) -> ListenerRef<'_> {
+        let doors = self.doors.iter_mut().filter(|door| &*door.name == name).collect();
+        ListenerRef { doors }
+    }
+
+    /// What the loop has counted so far.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        Metrics { open: self.slots.len() as u64, ..self.metrics }
+    }
+
+    /// The limits of this mux.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+}
+
+/// What the mux and its other rooms do with connections.
+impl Conns {
+    pub(super) fn new(limits: Limits, registry: Registry, now: Instant) -> Self {
+        Self {
+            offload: Offload::new(limits.offload_threads, limits.offload_queue),
+            pool: Pool::new(&limits),
+            limits: Rc::new(limits),
+            slots: Slots::default(),
+            lists: Lists::default(),
+            timers: Timers::new(now),
+            metrics: Metrics::default(),
+            registry,
+            doors: Vec::new(),
+            now,
+            serial: 0,
+            stop: None,
+            fatal: None,
+            refused: 0,
+            blocked: 0,
+        }
+    }
+
+    /// Puts `stream` into a slot and registers it with the poll, once and for ever.
+    pub(super) fn admit(&mut self, stream: Stream, phase: Phase) -> io::Result<ConnId> {
+        let id = self.slots.insert(Conn::new(None, phase));
+        match self.attach(id, stream) {
+            Ok(()) => Ok(id),
+            Err(error) => {
+                self.slots.remove(id);
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives the connection its stream and registers it.
+    pub(super) fn attach(&mut self, id: ConnId, mut stream: Stream) -> io::Result<()> {
+        self.metrics.registrations += 1;
+        self.registry.register(&mut stream, id.token(), INTEREST)?;
+        if let Some(conn) = self.slots.at_mut(id) {
+            conn.stream = Some(stream);
+        }
+        Ok(())
+    }
+
+    pub(super) fn begin_adopt(&mut self, descriptor: OwnedFd) -> io::Result<(ConnId, Peer)> {
+        let id = self.admit(Stream::adopt(descriptor)?, Phase::Open)?;
+        if let Some(conn) = self.slots.at_mut(id) {
+            self.lists.ready(id, conn);
+        }
+        Ok((id, Peer { addr: PeerAddr::Adopted, serial: 0, listener: None }))
+    }
+
+    pub(super) fn offload(&mut self, job: Job) -> io::Result<()> {
+        let submitted = self.offload.submit(job);
+        match submitted {
+            Ok(()) => self.metrics.offloads += 1,
+            Err(_) => self.metrics.offloads_refused += 1,
+        }
+        submitted
+    }
+
+    /// Closes when everything is sent. The first reason stands.
+    pub(crate) fn close_because(&mut self, id: ConnId, reason: CloseReason) {
+        let Some(conn) = self.slots.at_mut(id) else { return };
+        match conn.phase {
+            Phase::Opening => self.cut(id, reason),
+            Phase::Open => {
+                conn.phase = Phase::Draining;
+                conn.reason.get_or_insert(reason);
+                conn.paused = false;
+                conn.again = false;
+                if let Some(held) = conn.held.take() {
+                    self.pool.give_back_input(held);
+                }
+                self.timers.stop(&mut conn.deadline);
+                self.timers.wish(TimerKey::Guard(id), Some(self.limits.drain_time));
+                self.lists.dirty(id, conn);
+            }
+            Phase::Draining | Phase::Lingering | Phase::Gone => {}
+        }
+    }
+
+    /// Closes now: unsent output is dropped. The first reason stands.
+    pub(super) fn cut(&mut self, id: ConnId, reason: CloseReason) {
+        let Some(conn) = self.slots.at_mut(id) else { return };
+        if conn.phase == Phase::Gone {
+            return;
+        }
+        conn.phase = Phase::Gone;
+        conn.reason.get_or_insert(reason);
+        if std::mem::take(&mut conn.blocked) {
+            self.blocked -= 1;
+        }
+        self.timers.stop(&mut conn.deadline);
+        self.timers.stop(&mut conn.guard);
+        if let Some(mut output) = conn.output.take() {
+            output.clear();
+            self.pool.give_back(output);
+        }
+        if let Some(held) = conn.held.take() {
+            self.pool.give_back_input(held);
+        }
+        self.lists.gone.push(id);
+    }
+
+    pub(super) fn rare(&mut self, id: ConnId, change: impl FnOnce(&mut Rare)) {
+        if let Some(conn) = self.slots.at_mut(id) {
+            change(conn.rare());
+        }
+    }
+
+    /// Reads again from a connection that its own output had choked, once half of that output is gone.
+    pub(super) fn unchoke(&mut self, id: ConnId) {
+        let Some(conn) = self.slots.at_mut(id) else { return };
+        if conn.choked && conn.output_len() <= self.limits.output_soft_bytes / 2 {
+            conn.choked = false;
+            conn.again |= conn.held.is_some();
+            self.lists.ready(id, conn);
+        }
+    }
+}
+
+impl fmt::Debug for Conns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conns")
+            .field("open", &self.slots.len())
+            .field("metrics", &self.metrics)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A writer for one connection, from [`Conns::to`].
+#[derive(Debug)]
+pub struct To<'a> {
+    conns: &'a mut Conns,
+    id: ConnId,
+}
+
+impl To<'_> {
+    /// As [`Conns::write`].
+    pub fn write(&mut self, bytes: &[u8]) -> bool {
+        self.conns.write(self.id, bytes)
+    }
+
+    /// What `write!` calls; answers as [`Conns::write`].
+    pub fn write_fmt(&mut self, text: fmt::Arguments<'_>) -> bool {
+        self.conns.write_fmt(self.id, text)
+    }
+}
+
+/// The listeners of one name, from [`Conns::listener`].
+#[derive(Debug)]
+pub struct ListenerRef<'a> {
+    doors: Vec<&'a mut Door>,
+}
+
+impl ListenerRef<'_> {
+    /// The bound addresses; none if there is no listener of that name.
+    pub fn local_addrs(&self) -> impl Iterator<Item = LocalAddr> {
+        self.doors.iter().map(|door| door.listener.local_addr())
+    }
+
+    /// Takes no more clients from them: newcomers wait in the system's queue.
+    pub fn pause(&mut self) {
+        for door in &mut self.doors {
+            door.paused = true;
+        }
+    }
+
+    /// Takes clients again, those that waited first.
+    pub fn resume(&mut self) {
+        for door in &mut self.doors {
+            door.paused = false;
+            door.ready = true;
+        }
+    }
+}
+
+/// Who needs the attention of which phase. Each connection is on each list at most once.
+#[derive(Debug, Default)]
+pub(super) struct Lists {
+    /// For phase 4: may have something to read, or a callback due that no event announces.
+    pub(super) ready: Vec<ConnId>,
+    /// For phase 5.
+    pub(super) woken: Vec<ConnId>,
+    /// For phase 7.
+    pub(super) dirty: Vec<ConnId>,
+    /// For phase 8.
+    pub(super) gone: Vec<ConnId>,
+}
+
+impl Lists {
+    #[inline]
+    pub(super) fn ready(&mut self, id: ConnId, conn: &mut Conn) {
+        if !std::mem::replace(&mut conn.listed, true) {
+            self.ready.push(id);
+        }
+    }
+
+    #[inline]
+    pub(super) fn dirty(&mut self, id: ConnId, conn: &mut Conn) {
+        if !std::mem::replace(&mut conn.dirty, true) {
+            self.dirty.push(id);
+        }
+    }
+}
+
+/// Buffers that no connection needs just now.
+#[derive(Debug)]
+#[allow(
+    clippy::vec_box,
+    reason = "the boxes move to the connections and back; a connection without one has a pointer"
+)]
+pub(super) struct Pool {
+    outputs: Vec<Box<Output>>,
+    inputs: Vec<Box<Input>>,
+    line_max: usize,
+    long_line: crate::config::LongLine,
+}
+
+impl Pool {
+    fn new(limits: &Limits) -> Self {
+        let (line_max, long_line) = (limits.line_max_bytes, limits.long_line);
+        Self { outputs: Vec::new(), inputs: Vec::new(), line_max, long_line }
+    }
+
+    #[inline]
+    pub(super) fn take(&mut self) -> Box<Output> {
+        self.outputs.pop().unwrap_or_default()
+    }
+
+    /// `output` must be empty.
+    #[inline]
+    pub(super) fn give_back(&mut self, output: Box<Output>) {
+        debug_assert!(output.is_empty());
+        if self.outputs.len() < POOL_MAX {
+            self.outputs.push(output);
+        }
+    }
+
+    pub(super) fn take_input(&mut self) -> Box<Input> {
+        self.inputs.pop().unwrap_or_else(|| Box::new(Input::new(self.line_max, self.long_line)))
+    }
+
+    pub(super) fn give_back_input(&mut self, mut input: Box<Input>) {
+        if self.inputs.len() < POOL_MAX && input.capacity() <= POOLED_INPUT_MAX_BYTES {
+            input.reset();
+            self.inputs.push(input);
+        }
+    }
+}
+
+/// What follows every append: the dirty list, and the two limits on output.
+#[inline]
+fn written(lists: &mut Lists, limits: &Limits, id: ConnId, conn: &mut Conn, fits: bool) -> bool {
+    if !fits {
+        // Cut in phase 7, where the lists and timers are at hand; until then it takes nothing more.
+        conn.reason.get_or_insert(CloseReason::OutputLimit);
+        conn.write_side = WriteSide::Ending;
+        lists.dirty(id, conn);
+        return false;
+    }
+    if !conn.blocked {
+        lists.dirty(id, conn);
+    }
+    if conn.output_len() > limits.output_soft_bytes {
+        conn.choked = true;
+    }
+    true
+}
+
+#[inline]
+fn append(output: &mut Output, bytes: &[u8], shared: Option<&Rc<[u8]>>, hard: usize) -> bool {
+    match shared {
+        Some(shared) => output.append_shared(shared, hard),
+        None => output.append(bytes, hard),
+    }
+}
+
+fn share(bytes: &[u8]) -> Option<Rc<[u8]>> {
+    (bytes.len() >= crate::buffer::SHARE_MIN_BYTES).then(|| Rc::from(bytes))
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
+/// Buffers of each kind that wait for the next connection that needs one; at most 16 KiB each.
+const POOL_MAX: usize = 1024;
+const POOLED_INPUT_MAX_BYTES: usize = 16 * 1024;
+
+pub(super) type ServerTimers = HashMap<u64, crate::wheel::TimerId>;

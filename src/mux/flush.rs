@@ -1,0 +1,261 @@
+//! Phases 7 and 8: sending what was written, and closing what is over.
+//!
+//! A connection gets one send however many callbacks wrote to it. `drained` is called at most once a turn for each:
+//! what it writes is sent in the next turn, so a client that always has more starves nobody. Slots are freed in
+//! phase 8 and nowhere else.
+
+use std::io::{self, IoSlice};
+
+use super::Mux;
+use super::accept::suppressed;
+use super::callback::{CloseReason, MuxCallback};
+use super::conn::{Conn, Phase, WriteSide};
+use super::server::{Outcome, Server};
+use super::timers::TimerKey;
+use crate::logging::CLIENTS;
+use crate::metrics::Metrics;
+use crate::slots::ConnId;
+
+/// How one send left a connection.
+enum Sent {
+    /// There was nothing to send.
+    Idle,
+    /// The last byte left now.
+    Emptied,
+    /// There is more, and the kernel takes more.
+    More,
+    /// There is more, and the kernel takes none now.
+    Blocked,
+    Failed(io::Error),
+}
+
+impl<S: Server> Mux<S> {
+    pub(super) fn flush_and_reap(&mut self) {
+        loop {
+            let mut dirty =
+                std::mem::replace(&mut self.conns.lists.dirty, std::mem::take(&mut self.spare_list));
+            for id in dirty.drain(..) {
+                self.flush(id);
+            }
+            self.spare_list = dirty;
+            let mut gone =
+                std::mem::replace(&mut self.conns.lists.gone, std::mem::take(&mut self.spare_list));
+            for id in gone.drain(..) {
+                self.reap(id);
+            }
+            self.spare_list = gone;
+            if self.conns.lists.dirty.is_empty() && self.conns.lists.gone.is_empty() {
+                break;
+            }
+        }
+        // What waits for the next turn.
+        std::mem::swap(&mut self.conns.lists.dirty, &mut self.next_dirty);
+        self.conns.settle_timers();
+    }
+
+    fn flush(&mut self, id: ConnId) {
+        let turn = self.turn;
+        let Some(conn) = self.conns.slots.at_mut(id) else { return };
+        conn.dirty = false;
+        if conn.phase == Phase::Gone || conn.phase == Phase::Opening {
+            return;
+        }
+        if conn.phase == Phase::Open && matches!(conn.reason, Some(CloseReason::OutputLimit)) {
+            return self.output_limit(id);
+        }
+        if conn.drained_turn == turn && conn.output.is_some() {
+            conn.dirty = true;
+            self.next_dirty.push(id);
+            return;
+        }
+        let before = self.conns.metrics.bytes_out;
+        let sent = send(conn, &mut self.conns.metrics);
+        if conn.swept && self.conns.metrics.bytes_out > before {
+            self.suspects.push(id);
+        }
+        match sent {
+            Sent::Blocked => {
+                if !std::mem::replace(&mut conn.blocked, true) {
+                    self.conns.blocked += 1;
+                    self.conns.want_sweep();
+                }
+                self.conns.unchoke(id);
+            }
+            Sent::More => {
+                conn.dirty = true;
+                self.next_dirty.push(id);
+                self.conns.unchoke(id);
+            }
+            Sent::Failed(error) => self.conns.cut(id, CloseReason::Io(error)),
+            Sent::Emptied => {
+                if let Some(output) = conn.output.take() {
+                    self.conns.pool.give_back(output);
+                }
+                self.emptied(id, true);
+            }
+            Sent::Idle => self.emptied(id, false),
+        }
+    }
+
+    /// Nothing is left to send: what waited for that.
+    fn emptied(&mut self, id: ConnId, just_now: bool) {
+        let Some(conn) = self.conns.slots.at_mut(id) else { return };
+        if conn.choked {
+            self.conns.unchoke(id);
+            return self.emptied(id, just_now);
+        }
+        match conn.phase {
+            Phase::Draining => self.linger(id),
+            Phase::Open if conn.write_side == WriteSide::Ending => {
+                conn.write_side = WriteSide::Shut;
+                // It fails only if the peer is gone, and the next read tells.
+                let _ = conn.stream.as_ref().map(|stream| stream.shutdown_write());
+                if conn.eof_seen {
+                    self.conns.close_because(id, CloseReason::Eof);
+                }
+            }
+            Phase::Open if just_now => {
+                conn.drained_turn = self.turn;
+                self.call(id, "drained", MuxCallback::drained);
+            }
+            _ => {}
+        }
+    }
+
+    /// Everything is sent: our side is shut, and the peer's end awaited.
+    fn linger(&mut self, id: ConnId) {
+        let until = self.conns.now + self.conns.limits.linger_max_time;
+        let wait = self.conns.limits.linger_time.min(self.conns.limits.linger_max_time);
+        let Some(conn) = self.conns.slots.at_mut(id) else { return };
+        let socket = conn.stream.as_ref().is_some_and(|stream| stream.is_socket());
+        let shut = conn.stream.as_ref().map(|stream| stream.shutdown_write());
+        if conn.eof_seen || !socket || wait.is_zero() || !matches!(shut, Some(Ok(()))) {
+            return self.conns.cut(id, CloseReason::Asked);
+        }
+        conn.phase = Phase::Lingering;
+        conn.rare().linger_until = Some(until);
+        self.conns.timers.wish(TimerKey::Guard(id), Some(wait));
+        if conn.readable {
+            self.conns.lists.ready(id, conn);
+        }
+    }
+
+    fn output_limit(&mut self, id: ConnId) {
+        self.conns.metrics.output_limit += 1;
+        if let Some(more) = self.quiet.limit.allow(self.conns.now) {
+            log::warn!("connection {id}: output_hard_bytes reached{}", suppressed(more));
+        }
+        self.conns.cut(id, CloseReason::OutputLimit);
+    }
+
+    /// Phase 8 for one connection: the socket goes, then `close` is called, then the slot is free.
+    pub(super) fn reap(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.slots.at_mut(id) else { return };
+        let reason = conn.reason.take().unwrap_or(CloseReason::Asked);
+        let rare = conn.rare.take();
+        if let Some(mut stream) = conn.stream.take() {
+            if !stream.is_exclusive() {
+                // Somebody else may hold the same description, and the poll would go on reporting it.
+                let _ = self.conns.registry.deregister(&mut stream);
+            }
+        }
+        self.conns.metrics.closed += 1;
+        let (denied, refused) = rare.map_or((None, false), |rare| (rare.denied, rare.refused));
+        if refused {
+            self.conns.refused -= 1;
+        }
+        if let Some(peer) = denied {
+            self.census.leave(&self.conns.limits, &peer.addr);
+            self.process_request_is_over(&peer, Outcome::Denied);
+        } else if let Some((member, _)) = self.clients.split(id) {
+            let peer = member.peer.clone();
+            log::info!(target: CLIENTS, "close {} ({reason})", peer.addr);
+            if peer.serial > 0 {
+                self.census.leave(&self.conns.limits, &peer.addr);
+                self.process_request_is_over(&peer, Outcome::Served);
+            }
+            self.call(id, "close", |client, ctx| {
+                client.close(ctx, &reason);
+                Ok(())
+            });
+        }
+        if let Some(member) = self.clients.remove(id) {
+            self.contain("drop", || drop(member));
+        }
+        self.conns.slots.remove(id);
+        self.conns.unpark(None);
+    }
+
+    fn process_request_is_over(&mut self, peer: &super::Peer, outcome: Outcome) {
+        self.hook("post_process_request_hook", |server, room| {
+            server.post_process_request_hook(room, peer, outcome);
+        });
+    }
+
+    /// Tries everybody whose event may be lost.
+    pub(super) fn sweep(&mut self) {
+        self.conns.metrics.sweeps += 1;
+        let conns = &mut self.conns;
+        let mut doubts = false;
+        for (id, conn) in conns.slots.iter_mut() {
+            if conn.blocked {
+                (conn.blocked, conn.swept) = (false, true);
+                conns.blocked -= 1;
+                conns.lists.dirty(id, conn);
+            }
+            if conn.doubts > 0 {
+                conn.doubts -= 1;
+                (conn.readable, conn.swept) = (true, true);
+                conns.lists.ready(id, conn);
+                doubts |= conn.doubts > 0;
+            }
+        }
+        if doubts {
+            conns.want_sweep();
+        }
+    }
+}
+
+fn send(conn: &mut Conn, metrics: &mut Metrics) -> Sent {
+    let (Some(output), Some(stream)) = (conn.output.as_deref_mut(), conn.stream.as_mut()) else {
+        return Sent::Idle;
+    };
+    if output.is_empty() {
+        return Sent::Emptied;
+    }
+    if conn.blocked {
+        return Sent::Blocked;
+    }
+    let (offered, taken) = match output.single() {
+        Some(bytes) => (bytes.len(), stream.write(bytes)),
+        None => {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let used = output.front(&mut slices);
+            let slices = &slices[..used];
+            (slices.iter().map(|slice| slice.len()).sum(), stream.write_vectored(slices))
+        }
+    };
+    metrics.send_calls += 1;
+    match taken {
+        Ok(taken) => {
+            metrics.bytes_out += taken as u64;
+            output.advance(taken);
+            match output.is_empty() {
+                true => Sent::Emptied,
+                false if taken < offered => Sent::Blocked,
+                false => Sent::More,
+            }
+        }
+        Err(error) => {
+            metrics.send_refused += 1;
+            match error.raw_os_error() {
+                // No memory for it now: no event will tell, so the sweep tries again.
+                Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => Sent::Blocked,
+                _ => Sent::Failed(error),
+            }
+        }
+    }
+}
+
+/// Pieces of output that one send offers.
+const SLICES_MAX: usize = 64;

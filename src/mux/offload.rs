@@ -1,0 +1,95 @@
+//! A few threads for what would block the loop. Started with the first job, never more than asked for, fed by a
+//! bounded queue.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+pub(super) type Job = Box<dyn FnOnce() + Send>;
+
+pub(super) struct Offload {
+    shared: Arc<Shared>,
+    threads_max: usize,
+    queue_max: usize,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    more: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    threads: usize,
+    idle: usize,
+    over: bool,
+}
+
+impl Offload {
+    pub(super) fn new(threads_max: usize, queue_max: usize) -> Self {
+        Self { shared: Arc::default(), threads_max: threads_max.max(1), queue_max: queue_max.max(1) }
+    }
+
+    pub(super) fn submit(&self, job: Job) -> io::Result<()> {
+        let mut state = self.shared.lock();
+        if state.jobs.len() >= self.queue_max {
+            return Err(io::Error::new(io::ErrorKind::WouldBlock, "the offload queue is full"));
+        }
+        if state.idle <= state.jobs.len() && state.threads < self.threads_max {
+            let shared = Arc::clone(&self.shared);
+            match thread::Builder::new().name("lineplex-offload".into()).spawn(move || shared.work()) {
+                Ok(_) => state.threads += 1,
+                // Those that run already will do it.
+                Err(error) if state.threads == 0 => return Err(error),
+                Err(_) => {}
+            }
+        }
+        state.jobs.push_back(job);
+        self.shared.more.notify_one();
+        Ok(())
+    }
+}
+
+impl Drop for Offload {
+    /// Waiting jobs are dropped; running ones end by themselves and their results reach nobody.
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.over = true;
+        state.jobs.clear();
+        self.shared.more.notify_all();
+    }
+}
+
+impl fmt::Debug for Offload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.shared.lock();
+        f.debug_struct("Offload").field("threads", &state.threads).field("jobs", &state.jobs.len()).finish()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code of a user runs under this lock, so a poisoned one is whole all the same.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self) {
+        let mut state = self.lock();
+        while !state.over {
+            if let Some(job) = state.jobs.pop_front() {
+                drop(state);
+                // A job contains its own panic (`Handle::finish_job`).
+                job();
+                state = self.lock();
+            } else {
+                state.idle += 1;
+                state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.idle -= 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Phases 5 and 6: requests of other threads and wakers; what is due.
+
+use super::Mux;
+use super::callback::{CloseReason, MuxCallback};
+use super::conn::Phase;
+use super::handle::Ask;
+use super::server::Server;
+use super::timers::TimerKey;
+use crate::slots::ConnId;
+
+impl<S: Server> Mux<S> {
+    /// Phase 5.
+    pub(super) fn wake(&mut self) {
+        if std::mem::take(&mut self.woken) {
+            let mut asks = std::mem::take(&mut self.asks);
+            self.handle.collect(&mut asks);
+            for ask in asks.drain(..) {
+                self.conns.metrics.wakes += 1;
+                self.grant_ask(ask);
+            }
+            self.asks = asks;
+        }
+        if !self.conns.lists.woken.is_empty() {
+            let spare = std::mem::take(&mut self.spare_list);
+            let mut woken = std::mem::replace(&mut self.conns.lists.woken, spare);
+            for id in woken.drain(..) {
+                if let Some(conn) = self.conns.slots.at_mut(id) {
+                    conn.woken = false;
+                }
+                self.call_open(id, "wake", MuxCallback::wake);
+            }
+            self.spare_list = woken;
+        }
+        self.conns.settle_timers();
+    }
+
+    fn grant_ask(&mut self, ask: Ask<S>) {
+        match ask {
+            Ask::Wake(id) => self.conns.wake(id),
+            Ask::Client(id, work) => self.call_open(id, "handle", work),
+            Ask::Server(work) => {
+                self.hook("handle", work);
+            }
+            Ask::Resolved(id, addresses) => self.conns.resolved(id, addresses),
+            Ask::JobPanicked(id) => {
+                self.conns.metrics.panics += 1;
+                log::error!("connection {id}: its offloaded job panicked");
+                self.conns.cut(id, CloseReason::Panicked);
+            }
+            Ask::Stop(status) => self.conns.stop(status),
+        }
+    }
+
+    /// Phase 6. First what is due is collected, then it is called, so a timer that sets itself again at once waits
+    /// for the next turn.
+    pub(super) fn time(&mut self) {
+        if !self.conns.timers.wheel.is_empty() {
+            let budget = self.conns.limits.expiries_per_turn.max(1);
+            self.conns.timers.wheel.collect(self.conns.now, budget);
+            let mut tick = false;
+            while let Some((_, key)) = self.conns.timers.wheel.pop_due() {
+                self.conns.fired(key);
+                self.conns.metrics.expiries += 1;
+                match key {
+                    TimerKey::Deadline(id) => self.call_open(id, "timeout", MuxCallback::timeout),
+                    TimerKey::Guard(id) => self.conns.guard_due(id),
+                    TimerKey::Server(key) => {
+                        self.hook("timeout", |server, room| server.timeout(room, key));
+                    }
+                    TimerKey::Tick => tick = true,
+                    TimerKey::Door(door) => self.conns.unpark(Some(door)),
+                    TimerKey::Sweep => self.sweep(),
+                    TimerKey::Stop => self.conns.stop(0),
+                }
+            }
+            if tick {
+                self.conns.metrics.ticks += 1;
+                self.hook("run_dequeue", S::run_dequeue);
+                self.conns.timers.wish(TimerKey::Tick, self.tick);
+            }
+        }
+        self.conns.settle_timers();
+    }
+
+    /// Calls a callback of a connection that is being served; of no other.
+    fn call_open(
+        &mut self,
+        id: ConnId,
+        name: &'static str,
+        callback: impl FnOnce(&mut S::Client, &mut super::Context<'_, S>) -> std::io::Result<()>,
+    ) {
+        let served = |conn: &super::conn::Conn| conn.phase == Phase::Open && !conn.fresh;
+        if self.conns.slots.at(id).is_some_and(served) {
+            self.call(id, name, callback);
+        }
+    }
+}

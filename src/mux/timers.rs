@@ -1,0 +1,238 @@
+//! All that waits for a time: the clients' deadlines, the mux's own guards, the server's timers, the tick.
+//!
+//! A deadline that is set during a phase is only a *wish* until the phase ends; then the clock is read once, if
+//! there is a wish at all, and the deadline counts from there. So a slow callback never makes a timer early that
+//! another callback set.
+
+use std::time::{Duration, Instant};
+
+use super::callback::CloseReason;
+use super::conn::{Conn, Phase};
+use super::conns::{Conns, ServerTimers};
+use crate::slots::ConnId;
+use crate::wheel::{TimerId, Wheel};
+
+/// What is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TimerKey {
+    /// A client's `timeout`.
+    Deadline(ConnId),
+    /// The mux's own deadline for a connection.
+    Guard(ConnId),
+    /// `Server::timeout`.
+    Server(u64),
+    /// `run_dequeue`.
+    Tick,
+    /// A listener that could not accept tries again.
+    Door(usize),
+    /// A look for lost edges.
+    Sweep,
+    /// A graceful stop has taken long enough.
+    Stop,
+}
+
+#[derive(Debug)]
+pub(super) struct Timers {
+    pub(super) wheel: Wheel<TimerKey>,
+    wishes: Vec<(TimerKey, Option<Duration>)>,
+    pub(super) server: ServerTimers,
+    tick: Option<TimerId>,
+    sweep: Option<TimerId>,
+    stop: Option<TimerId>,
+}
+
+impl Timers {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            wheel: Wheel::new(now),
+            wishes: Vec::new(),
+            server: ServerTimers::new(),
+            tick: None,
+            sweep: None,
+            stop: None,
+        }
+    }
+
+    /// At the end of this phase the timer of `key` shall be due `after` from then, or be clear. The last wish wins.
+    #[inline]
+    pub(super) fn wish(&mut self, key: TimerKey, after: Option<Duration>) {
+        self.wishes.push((key, after));
+    }
+
+    /// Takes an armed timer out at once, so that it cannot fire in this batch any more.
+    #[inline]
+    pub(super) fn stop(&mut self, timer: &mut Option<TimerId>) {
+        if let Some(id) = timer.take() {
+            self.wheel.remove(id);
+        }
+    }
+}
+
+impl Conns {
+    /// The end of a phase: grants what was wished. The clock is read only if something was.
+    pub(super) fn settle_timers(&mut self) {
+        if self.timers.wishes.is_empty() {
+            return;
+        }
+        self.now = Instant::now();
+        let mut wishes = std::mem::take(&mut self.timers.wishes);
+        for (key, after) in wishes.drain(..) {
+            self.grant(key, after);
+        }
+        self.timers.wishes = wishes;
+    }
+
+    fn grant(&mut self, key: TimerKey, after: Option<Duration>) {
+        let timers = &mut self.timers;
+        let place = match key {
+            TimerKey::Deadline(id) => match self.slots.at_mut(id) {
+                Some(conn) if conn.phase <= Phase::Open => &mut conn.deadline,
+                _ => return,
+            },
+            TimerKey::Guard(id) => match self.slots.at_mut(id) {
+                Some(conn) if conn.phase != Phase::Gone => &mut conn.guard,
+                _ => return,
+            },
+            TimerKey::Server(key) => {
+                if let Some(id) = timers.server.remove(&key) {
+                    timers.wheel.remove(id);
+                }
+                if let Some(id) = start(&mut timers.wheel, self.now, TimerKey::Server(key), after) {
+                    timers.server.insert(key, id);
+                }
+                return;
+            }
+            TimerKey::Door(door) => match self.doors.get_mut(door) {
+                Some(door) => &mut door.timer,
+                None => return,
+            },
+            TimerKey::Tick => &mut timers.tick,
+            TimerKey::Sweep => &mut timers.sweep,
+            TimerKey::Stop => &mut timers.stop,
+        };
+        if let Some(id) = place.take() {
+            timers.wheel.remove(id);
+        }
+        *place = start(&mut timers.wheel, self.now, key, after);
+    }
+
+    /// The timer of `key` has fired and is gone from the wheel.
+    pub(super) fn fired(&mut self, key: TimerKey) {
+        match key {
+            TimerKey::Deadline(id) => {
+                if let Some(conn) = self.slots.at_mut(id) {
+                    conn.deadline = None;
+                }
+            }
+            TimerKey::Guard(id) => {
+                if let Some(conn) = self.slots.at_mut(id) {
+                    conn.guard = None;
+                }
+            }
+            TimerKey::Server(key) => {
+                self.timers.server.remove(&key);
+            }
+            TimerKey::Door(door) => {
+                if let Some(door) = self.doors.get_mut(door) {
+                    door.timer = None;
+                }
+            }
+            TimerKey::Tick => self.timers.tick = None,
+            TimerKey::Sweep => self.timers.sweep = None,
+            TimerKey::Stop => self.timers.stop = None,
+        }
+    }
+
+    /// Makes sure that a sweep comes while somebody may have lost an edge.
+    pub(super) fn want_sweep(&mut self) {
+        if self.timers.sweep.is_none() {
+            self.timers.wish(TimerKey::Sweep, Some(SWEEP));
+        }
+    }
+
+    /// Arms the guard of an open connection for the first of its idle, line and rate times, if it has any.
+    pub(super) fn guard_open(&mut self, id: ConnId) {
+        let limits = &self.limits;
+        let Some(conn) = self.slots.at_mut(id) else { return };
+        let idle = match (limits.idle_time, &conn.rare) {
+            (Some(idle), Some(rare)) => rare.heard.map(|heard| heard + idle),
+            _ => None,
+        };
+        let line = match (limits.line_time, &conn.rare) {
+            (Some(line), Some(rare)) => rare.line_began.map(|began| began + line),
+            _ => None,
+        };
+        let throttled = conn.rare.as_ref().and_then(|rare| rare.throttled);
+        if let Some(at) = [idle, line, throttled].into_iter().flatten().min() {
+            let after = at.saturating_duration_since(self.now);
+            self.timers.wish(TimerKey::Guard(id), Some(after));
+        }
+    }
+
+    /// The guard of a connection is due: what that means depends on where it stands.
+    pub(super) fn guard_due(&mut self, id: ConnId) {
+        let Some(conn) = self.slots.at_mut(id) else { return };
+        match conn.phase {
+            Phase::Opening => self.connect_failed(id, std::io::ErrorKind::TimedOut.into()),
+            Phase::Open => self.open_guard_due(id),
+            Phase::Draining => {
+                log::info!(
+                    target: crate::logging::CLIENTS,
+                    "connection {id}: cut with {} bytes unsent after the drain time",
+                    conn.output_len()
+                );
+                self.cut(id, CloseReason::Asked);
+            }
+            Phase::Lingering => self.cut(id, CloseReason::Asked),
+            Phase::Gone => {}
+        }
+    }
+
+    fn open_guard_due(&mut self, id: ConnId) {
+        let (now, idle, line) = (self.now, self.limits.idle_time, self.limits.line_time);
+        let Some(conn) = self.slots.at_mut(id) else { return };
+        if conn.rare().throttled.is_some_and(|until| until <= now) {
+            conn.rare().throttled = None;
+            conn.again = true;
+            self.lists.ready(id, conn);
+        }
+        // What is here but not read yet is no silence: the turn's budget held it back, not the peer.
+        if !waits_for_us(conn) {
+            let rare = conn.rare();
+            if due(rare.line_began, line, now) {
+                return self.close_because(id, CloseReason::LineDeadline);
+            }
+            if due(rare.heard, idle, now) {
+                return self.close_because(id, CloseReason::Idle);
+            }
+        } else {
+            conn.rare().heard = Some(now);
+        }
+        self.guard_open(id);
+    }
+}
+
+fn waits_for_us(conn: &Conn) -> bool {
+    conn.readable || conn.again || conn.paused || conn.choked
+}
+
+fn due(since: Option<Instant>, limit: Option<Duration>, now: Instant) -> bool {
+    matches!((since, limit), (Some(since), Some(limit)) if now >= since + limit)
+}
+
+fn start(
+    wheel: &mut Wheel<TimerKey>,
+    now: Instant,
+    key: TimerKey,
+    after: Option<Duration>,
+) -> Option<TimerId> {
+    let after = after?;
+    if after.is_zero() {
+        return Some(wheel.insert_due(key));
+    }
+    // A time past the end of the clock never comes.
+    now.checked_add(after).map(|at| wheel.insert(at, key))
+}
+
+/// Between two looks for a lost edge.
+const SWEEP: Duration = Duration::from_secs(1);
