@@ -22,7 +22,6 @@ pub struct Credentials {
 /// Raises the soft limit of open descriptors to the hard one (`getrlimit(2)`, `RLIMIT_NOFILE`) and gives the soft
 /// limit that is then in force. What cannot be raised stays as it is. Without the feature `daemon`: 1024, unasked.
 #[cfg(feature = "daemon")]
-#[allow(dead_code, reason = "for the mux, which is not there yet")]
 pub(crate) fn raise_descriptor_limit() -> usize {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -36,7 +35,6 @@ pub(crate) fn raise_descriptor_limit() -> usize {
 
 /// The same without the feature `daemon`: the limit is not touched, and taken to be 1024.
 #[cfg(not(feature = "daemon"))]
-#[allow(dead_code, reason = "for the mux, which is not there yet")]
 pub(crate) fn raise_descriptor_limit() -> usize {
     DESCRIPTORS_UNKNOWN
 }
@@ -129,7 +127,6 @@ fn number(text: &str, what: &str) -> io::Result<u32> {
 }
 
 /// What is assumed where the limit of descriptors cannot be asked for: the customary soft limit.
-#[allow(dead_code, reason = "for the mux, which is not there yet")]
 const DESCRIPTORS_UNKNOWN: usize = 1024;
 
 #[cfg(test)]

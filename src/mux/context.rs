@@ -33,7 +33,7 @@ pub struct Context<'a, S: Server> {
 impl<S: Server> Context<'_, S> {
     /// Appends `bytes` to this connection's output; they are sent at the end of the turn, together with everything
     /// else that was written. Never blocks. False, and nothing is added, when the connection is closing or more
-    /// than `Limits::output_hard_bytes` would be waiting (which closes it, [`CloseReason::OutputLimit`]).
+    /// than `Limits::output_hard_bytes` would be waiting (which closes it, [`CloseReason::OutputLimit`](crate::CloseReason::OutputLimit)).
     #[inline]
     pub fn write(&mut self, bytes: &[u8]) -> bool {
         self.conns.write(self.id, bytes)
@@ -111,7 +111,7 @@ impl<S: Server> Context<'_, S> {
 
     /// Runs `job` on one of a few worker threads, and then `then` on the loop with this client and the job's result.
     /// If the connection is gone by then, the result is dropped. A job that panics closes the connection
-    /// ([`CloseReason::Panicked`]).
+    /// ([`CloseReason::Panicked`](crate::CloseReason::Panicked)).
     ///
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] when `Limits::offload_queue` jobs are waiting: say so to the client.
@@ -143,7 +143,7 @@ pub struct Room<'a, S: Server> {
 
 impl<S: Server> Room<'_, S> {
     /// Opens an outgoing connection on this loop, served by `client` with the same callbacks: `connection` when it
-    /// is open, or `close` with [`CloseReason::ConnectFailed`] if it cannot be opened within
+    /// is open, or `close` with [`CloseReason::ConnectFailed`](crate::CloseReason::ConnectFailed) if it cannot be opened within
     /// `Limits::connect_time` (or [`ConnectTo::within`]). A name is looked up on a worker thread; its addresses are
     /// tried one after the other.
     ///

@@ -349,6 +349,7 @@ impl<S: Server> Mux<S> {
         self.conns.metrics.turns += 1;
         self.turn = self.turn.wrapping_add(1).max(1);
         self.calls = 0;
+        #[cfg(feature = "signals")]
         if std::mem::take(&mut self.signalled) {
             self.take_signals();
         }

@@ -23,6 +23,7 @@ pub(super) struct Tally {
 pub(super) enum Ending {
     No,
     /// A restart was asked for; nothing has changed.
+    #[cfg_attr(not(feature = "signals"), allow(dead_code, reason = "only a signal asks for it"))]
     Restart,
     /// Draining; so many connections were there when it began.
     Graceful {
@@ -67,9 +68,6 @@ impl<S: Server> Mux<S> {
             }
         }
     }
-
-    #[cfg(not(feature = "signals"))]
-    pub(super) fn take_signals(&mut self) {}
 
     /// Takes no new client and drains everybody; asked twice, stops at once.
     pub fn stop_gracefully(&mut self) {
