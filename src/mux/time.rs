@@ -54,9 +54,10 @@ impl<S: Server> Mux<S> {
     /// Phase 6. First what is due is collected, then it is called, so a timer that sets itself again at once waits
     /// for the next turn.
     pub(super) fn time(&mut self) {
+        // Every turn: this is how the wheel learns the time.
+        let budget = self.conns.limits.expiries_per_turn.max(1);
+        self.conns.timers.wheel.collect(self.conns.now, budget);
         if !self.conns.timers.wheel.is_empty() {
-            let budget = self.conns.limits.expiries_per_turn.max(1);
-            self.conns.timers.wheel.collect(self.conns.now, budget);
             let mut tick = false;
             while let Some((_, key)) = self.conns.timers.wheel.pop_due() {
                 self.conns.fired(key);
