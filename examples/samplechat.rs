@@ -59,7 +59,7 @@ impl Server for Chat {
             .set_default("host", "127.0.0.1")
             .app_option("junior_seconds", "SECONDS", "silence allowed to a newcomer, 20")
             .app_option("senior_seconds", "SECONDS", "silence allowed after that, 40")
-            .app_option("safe_text", "BOOL", "replace control characters in what is relayed, false");
+            .app_option("safe_text", "BOOL", "show control characters as U+FFFD, false");
     }
 
     fn post_configure_hook(&mut self, config: &Config) -> Result<()> {
