@@ -21,6 +21,7 @@ use std::fmt::{self, Display};
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command, ExitStatus, Stdio};
@@ -82,6 +83,12 @@ impl Client {
         let stream =
             connected().unwrap_or_else(|error| panic!("cannot connect {source} to {address}: {error}"));
         Self::new(Stream::Tcp(stream))
+    }
+
+    /// Reads what comes from the other end of `stream`: for a child's output, see [`Child::spawn_told`].
+    #[track_caller]
+    pub(crate) fn of(stream: UnixStream) -> Self {
+        Self::new(Stream::Unix(stream))
     }
 
     #[track_caller]
@@ -247,7 +254,7 @@ impl Display for Missed {
 
 /// A child process whose standard error is read line by line; it is killed, by its own id, when this is dropped.
 ///
-/// Its standard input and output are the null device.
+/// Its standard input is the null device, and so is its output unless it is asked for.
 #[derive(Debug)]
 pub(crate) struct Child {
     process: process::Child,
@@ -260,7 +267,24 @@ impl Child {
     /// Starts `command`.
     #[track_caller]
     pub(crate) fn spawn(command: &mut Command) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.stdout(Stdio::null());
+        Self::start(command)
+    }
+
+    /// Starts `command`, and gives its standard output to be read as a client's lines are.
+    #[track_caller]
+    pub(crate) fn spawn_told(command: &mut Command) -> (Self, Client) {
+        let (ours, theirs) = UnixStream::pair().expect("a socket pair can be had");
+        command.stdout(OwnedFd::from(theirs));
+        let child = Self::start(command);
+        // The command holds the child's end until it gets another: without this the stream would never end.
+        command.stdout(Stdio::null());
+        (child, Client::of(ours))
+    }
+
+    #[track_caller]
+    fn start(command: &mut Command) -> Self {
+        command.stdin(Stdio::null()).stderr(Stdio::piped());
         let mut process = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let stderr = process.stderr.take().expect("standard error was asked for");
         let (sender, lines) = mpsc::channel();
