@@ -1,4 +1,134 @@
-//! Single-threaded event-driven servers for fast line and message protocols.
+//! Single-threaded event-loop servers for protocols that answer fast: chat, line protocols, control ports.
+//!
+//! You write two types: a **server**, the one object of the process, with what all clients share and the hooks of its
+//! life ([`Server`]), and a **client**, the object of one connection, with its callbacks ([`MuxCallback`]). The crate
+//! does the rest: the command line and a strict configuration file, listeners, access lists, limits for everything,
+//! deadlines, signals, the log. One thread runs it all, so callbacks have plain `&mut` on what they share, and nothing
+//! needs a lock. It is the shape of Perl's Net::Server::Multiplex; the README has a table for those who come from there.
+//!
+//! # An echo server, whole
+//!
+#![cfg_attr(all(feature = "config", feature = "signals"), doc = "```no_run")]
+#![cfg_attr(not(all(feature = "config", feature = "signals")), doc = "```ignore")]
+//! use std::io;
+//! use std::process::ExitCode;
+//!
+//! use lineplex::{Context, Input, MuxCallback, Peer, Server};
+//!
+//! struct Echo;
+//! struct EchoClient;
+//!
+//! impl Server for Echo {
+//!     type Client = EchoClient;
+//!
+//!     fn client(&mut self, _peer: &Peer) -> EchoClient {
+//!         EchoClient
+//!     }
+//! }
+//!
+//! impl MuxCallback<Echo> for EchoClient {
+//!     fn input(&mut self, ctx: &mut Context<'_, Echo>, input: &mut Input) -> io::Result<()> {
+//!         while let Some(line) = input.line() {
+//!             ctx.write(line);
+//!             ctx.write(b"\n");
+//!         }
+//!         Ok(())
+//!     }
+//! }
+//!
+//! fn main() -> ExitCode {
+//!     lineplex::run(Echo)
+//! }
+//! ```
+//!
+//! # The life of a server
+//!
+//! ```text
+//! configure   configure_hook → command line and file → post_configure_hook
+//! bind        pre_bind_hook → listeners are opened → post_bind_hook
+//! loop        pre_loop_hook
+//!               a client:  post_accept_hook → allow_deny_hook → client() → connection → input … eof → close
+//!               denied:    request_denied_hook
+//!               else:      run_dequeue · timeout · signal_hook
+//! close       pre_server_close_hook → close of every client → post_child_cleanup_hook
+//! ```
+//!
+//! [`run`] goes through it and gives the exit status; [`run_with`] takes a [`Config`](config::Config) from code;
+//! [`Mux`] is the loop alone. [`Mux::turn`] is one round of it, a list of eight phases: wait, time and signals, accept,
+//! read, wake, deadlines and the tick, send, close. All that callbacks write in one turn leaves in one system call for
+//! each connection. Nothing calls a callback from inside another one: closing a connection, even one's own, marks it, and
+//! the last phase acts on the mark.
+//!
+//! Every queue, buffer and loop is bounded by a field of [`Limits`](config::Limits), which says what happens at it.
+//! A callback that answers `Err` or panics costs its own connection. What takes long goes to a worker thread with
+//! [`Context::offload`]; other threads reach the loop through a [`Handle`].
+//!
+//! # Map
+//!
+//! A module uses only what stands on a floor below it, and on its own floor only what is listed above it.
+//!
+//! | floor | modules |
+//! |---|---|
+//! | values: no I/O, no clock | [`Error`]; [`codec`] wire formats; [`Input`] and [`Output`]; [`ConnId`]; [`wheel`] the timers; [`access`] allow and deny lists; [`metrics`] |
+//! | edges: what touches the system | [`config`] file, command line, limits; [`net`] listeners and streams; [`signals`]; [`logging`] |
+//! | mux: the loop | [`Mux`], [`Server`], [`MuxCallback`], [`Context`], [`Room`], [`Conns`], [`Handle`] |
+//! | process: the flow | [`run`], [`run_with`] |
+//!
+//! # Testing
+//!
+//! A server of your own is tested as it runs, in a thread, on a port that the system chooses:
+//!
+//! ```
+//! # use lineplex::{Context, Input, MuxCallback, Peer, Server};
+//! # struct Echo;
+//! # struct EchoClient;
+//! # impl Server for Echo {
+//! #     type Client = EchoClient;
+//! #     fn client(&mut self, _: &Peer) -> EchoClient { EchoClient }
+//! # }
+//! # impl MuxCallback<Echo> for EchoClient {
+//! #     fn input(&mut self, ctx: &mut Context<'_, Echo>, input: &mut Input) -> std::io::Result<()> {
+//! #         while let Some(line) = input.line() { ctx.write(line); ctx.write(b"\n"); }
+//! #         Ok(())
+//! #     }
+//! # }
+//! use std::io::{BufRead, BufReader, Write};
+//! use std::net::TcpStream;
+//! use std::{sync::mpsc, thread};
+//!
+//! use lineplex::config::{Limits, ListenAt};
+//! use lineplex::{Ended, Mux};
+//!
+//! // The mux is made in its thread, which it never leaves; the address and a handle come out.
+//! let (sender, receiver) = mpsc::channel();
+//! let server = thread::spawn(move || -> lineplex::Result<Ended> {
+//!     let limits = Limits { line_max_bytes: 512, ..Limits::default() };
+//!     let mut mux = Mux::new(Echo, limits)?;
+//!     let addr = mux.listen(&ListenAt::tcp("127.0.0.1", 0))?;
+//!     sender.send((addr, mux.handle())).expect("the test waits for it");
+//!     mux.run()
+//! });
+//! let (addr, handle) = receiver.recv()?;
+//!
+//! let mut client = TcpStream::connect(addr.to_string())?;
+//! client.write_all(b"hello\n")?;
+//! let mut answer = String::new();
+//! BufReader::new(&client).read_line(&mut answer)?;
+//! assert_eq!(answer, "hello\n");
+//!
+//! handle.stop(0)?;
+//! let ended = server.join().expect("it did not panic")?;
+//! assert_eq!(ended, Ended::Stop { status: 0, closed: 1, cut: 0 });
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Without a thread, [`Mux::turn`] with a time to wait runs the loop by hand, one turn at a time. A protocol that is
+//! only bytes needs no loop at all: `Input::from(b"…".as_slice())` is what a callback would be given.
+//!
+//! # Features and portability
+//!
+//! `config` (configuration file, command line, access lists), `signals` and `daemon` (Unix calls) are on by default;
+//! `run` needs the first two. Unix only: Linux is where it is tested. 64-bit only.
 
 #[cfg(feature = "config")]
 pub mod access;
@@ -27,3 +157,8 @@ pub use mux::{
 #[cfg(all(feature = "config", feature = "signals"))]
 pub use process::{run, run_with};
 pub use slots::ConnId;
+
+/// The examples of the README, as tests.
+#[cfg(all(doctest, feature = "config", feature = "signals"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
