@@ -224,7 +224,7 @@ fn commented_options(text: &str) -> Vec<Shown> {
 fn check_as_the_example_does(name: &str, option: &Shown) {
     // Relative paths of a sample come to lie in a fresh directory.
     let directory = TempDir::new();
-    fs::write(directory.path().join("sample.toml"), &option.text).unwrap();
+    fs::write(directory.path().join("sample.toml"), &option.text).expect("a fresh file can be written");
     let mut command = Command::new(example(name));
     command.args(["--check", "--conf_file=sample.toml"]).current_dir(directory.path());
     let output = finish(&mut command);
