@@ -22,7 +22,7 @@ struct Flow {
     panics_next: bool,
 }
 
-/// A client; the commands that it knows are the arms of its `obey`.
+/// A client; the commands that it knows are the arms of `obey`.
 struct Driven;
 
 impl Flow {
@@ -96,7 +96,7 @@ impl Server for Flow {
 }
 
 impl Driven {
-    fn obey(&mut self, ctx: &mut Context<'_, Flow>, line: &str) -> io::Result<()> {
+    fn obey(ctx: &mut Context<'_, Flow>, line: &str) -> io::Result<()> {
         let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
         match command {
             "stop" => ctx.conns.stop(rest.parse().map_err(io::Error::other)?),
@@ -109,7 +109,7 @@ impl Driven {
             }
             // Keeps the loop busy until somebody at that path lets go.
             "wait" => {
-                UnixStream::connect(rest)?.read(&mut [0])?;
+                UnixStream::connect(rest)?.read_to_end(&mut Vec::new())?;
                 println!("waited");
             }
             "timer" => ctx.set_timeout(Duration::from_secs_f64(rest.parse().map_err(io::Error::other)?)),
@@ -118,7 +118,7 @@ impl Driven {
                 log::log!(level.parse().map_err(io::Error::other)?, "{}", text.replace("\\n", "\n"));
             }
             _ => {
-                write!(ctx, "{line}\n");
+                writeln!(ctx, "{line}");
             }
         }
         Ok(())
@@ -129,7 +129,7 @@ impl MuxCallback<Flow> for Driven {
     fn input(&mut self, ctx: &mut Context<'_, Flow>, input: &mut Input) -> io::Result<()> {
         while let Some(line) = input.line() {
             let line = String::from_utf8_lossy(line);
-            self.obey(ctx, &line)?;
+            Self::obey(ctx, &line)?;
         }
         Ok(())
     }
