@@ -120,7 +120,8 @@ pub trait Server: Sized + 'static {
     /// Every connection is closed; the listeners go next.
     fn post_child_cleanup_hook(&mut self) {}
 
-    /// The server cannot start or go on. The error is on standard error and in the log already; exit status 1.
+    /// The server cannot start or go on: called before anything is closed. When it has returned, the error goes to
+    /// standard error and to the log; exit status 1 (2 for a wrong command line).
     fn fatal_hook(&mut self, error: &Error) {
         let _ = error;
     }
