@@ -403,10 +403,10 @@ fn a_glob_and_an_address_match_whole_addresses_only() {
 #[test]
 fn a_pattern_that_is_none_refuses_to_start_and_says_what_to_write() {
     for (option, remedy) in [
-        ("--allow=127.0.0.9|0.2", "127.0.0.9|0.2"),
-        ("--deny=127\\..*", "127"),
-        ("--allow=127.0.0.0/33", "127.0.0.0/33"),
-        ("--cidr_deny=300.0.0.0/8", "300.0.0.0/8"),
+        ("--allow=127.0.0.9|0.2", "`127.0.0.9|0.2`: regular expressions are not offered"),
+        ("--deny=127\\..*", "write an entry for each address, a network such as `10.0.0.0/8`, or a glob"),
+        ("--allow=127.0.0.0/33", "a number of 0 to 32"),
+        ("--cidr_deny=300.0.0.0/8", "not a network: write a whole address"),
     ] {
         let mut child =
             Child::spawn(Command::new(example("samplechat")).args(["--port=127.0.0.1:0", option]));
