@@ -111,7 +111,10 @@ fn term_int_and_quit_end_an_idle_server_with_status_0_and_leave_no_path() {
         assert_eq!(status, Some(0), "{signal}: {log}");
         assert!(!path.exists(), "{signal}");
         let last = log.lines().last().unwrap();
-        assert!(last.ends_with("flow_server closing: 0 clients told goodbye, 0 cut off"), "{signal}: {log}");
+        assert!(
+            last.ends_with("flow_server closing; clients told goodbye: 0, cut off: 0"),
+            "{signal}: {log}"
+        );
         assert_eq!(flow.told.expect_to_eof(), b"pre_server_close_hook: Stop\npost_child_cleanup_hook\n");
     }
 }
@@ -121,7 +124,7 @@ fn ctrl_c_says_how_many_clients_were_told_goodbye() {
     let mut flow = Flow::start(&[]);
     let mut clients = [flow.client(), flow.client(), flow.client()];
     flow.child.signal("INT");
-    flow.child.wait_for("closing: 3 clients told goodbye, 0 cut off");
+    flow.child.wait_for("closing; clients told goodbye: 3, cut off: 0");
     for client in &mut clients {
         client.expect_eof();
     }
@@ -153,7 +156,7 @@ fn quit_sends_everybody_what_is_owed_before_it_ends() {
     drop(client);
     let (status, log) = flow.ended();
     assert_eq!(status, Some(0));
-    assert!(log.contains("closing: 1 clients told goodbye, 0 cut off"), "{log}");
+    assert!(log.contains("closing; clients told goodbye: 1, cut off: 0"), "{log}");
     assert_eq!(flow.told.expect_to_eof(), b"close: #1 (shutdown)\npost_child_cleanup_hook\n");
 }
 
@@ -167,7 +170,7 @@ fn a_second_signal_cuts_a_graceful_stop_short() {
         flow.child.signal(second);
         let (status, log) = flow.ended();
         assert_eq!(status, Some(0), "{second}");
-        assert!(log.contains("closing: 0 clients told goodbye, 1 cut off"), "{second}: {log}");
+        assert!(log.contains("closing; clients told goodbye: 0, cut off: 1"), "{second}: {log}");
         // The hook does not come again.
         assert_eq!(flow.told.expect_to_eof(), b"close: #1 (shutdown)\npost_child_cleanup_hook\n");
     }
@@ -179,7 +182,7 @@ fn a_graceful_stop_ends_by_itself_when_its_time_is_over() {
     flow.child.signal("QUIT");
     let (status, log) = flow.ended();
     assert_eq!(status, Some(0));
-    assert!(log.contains("closing: 0 clients told goodbye, 1 cut off"), "{log}");
+    assert!(log.contains("closing; clients told goodbye: 0, cut off: 1"), "{log}");
 }
 
 #[test]
@@ -188,7 +191,7 @@ fn term_waits_for_nobody_who_does_not_read() {
     flow.child.signal("TERM");
     let (status, log) = flow.ended();
     assert_eq!(status, Some(0));
-    assert!(log.contains("closing: 0 clients told goodbye, 1 cut off"), "{log}");
+    assert!(log.contains("closing; clients told goodbye: 0, cut off: 1"), "{log}");
 }
 
 // A29
@@ -221,7 +224,7 @@ fn a_callback_may_stop_the_server_with_a_status_of_its_own() {
     b.expect_eof();
     let (status, log) = flow.ended();
     assert_eq!(status, Some(3), "{log}");
-    assert!(log.contains("closing: 2 clients told goodbye, 0 cut off"), "{log}");
+    assert!(log.contains("closing; clients told goodbye: 2, cut off: 0"), "{log}");
     let told = String::from_utf8(flow.told.expect_to_eof()).unwrap();
     assert!(told.starts_with("pre_server_close_hook: Stop\n"), "{told}");
     assert!(told.ends_with("\npost_child_cleanup_hook\n"), "{told}");

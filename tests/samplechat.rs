@@ -509,7 +509,10 @@ fn two_hundred_clients_are_all_greeted_and_all_hear_one() {
     }
     clients[0].expect(acknowledged(1, 10));
     let log = chat.stop();
-    assert!(log.iter().any(|line| line.contains("closing: 200 clients told goodbye, 0 cut off")), "{log:#?}");
+    assert!(
+        log.iter().any(|line| line.contains("closing; clients told goodbye: 200, cut off: 0")),
+        "{log:#?}"
+    );
     for client in &mut clients {
         // Only the others' leaving may still be said, to those who are closed after them.
         let rest = String::from_utf8(client.expect_to_eof()).unwrap();

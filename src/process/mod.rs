@@ -152,7 +152,7 @@ fn serve<S: Server>(
     };
     let status = match ended {
         Ok(Ended::Stop { status, closed, cut }) => {
-            log::info!("{} closing: {closed} clients told goodbye, {cut} cut off", program());
+            log::info!("{} closing; clients told goodbye: {closed}, cut off: {cut}", program());
             status
         }
         Ok(Ended::Restart) => 0,
