@@ -80,6 +80,9 @@ impl<S: Server> Mux<S> {
             if !conn.takes_input() || conn.rare.as_ref().is_some_and(|rare| rare.throttled.is_some()) {
                 return;
             }
+            if lines == 0 && conn.again {
+                return self.conns.lists.ready(id, conn);
+            }
             if std::mem::take(&mut conn.again) {
                 if let Some(held) = conn.held.take() {
                     self.give(id, Some(held), &mut lines);
