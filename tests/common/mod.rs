@@ -17,6 +17,8 @@
 
 #![allow(dead_code, reason = "each test file uses its part of this module")]
 
+pub(crate) mod served;
+
 use std::fmt::{self, Display};
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -142,6 +144,16 @@ impl Client {
     pub(crate) fn expect_eof(&mut self) {
         let rest = self.next_to_eof().unwrap_or_else(|missed| panic!("no end of stream: {missed}; {self}"));
         assert!(rest.is_empty(), "\"{}\" before the end of stream; {self}", rest.escape_ascii());
+    }
+
+    /// Fails if anything comes, or the stream ends, before `duration` is over.
+    #[track_caller]
+    pub(crate) fn expect_silence(&mut self, duration: Duration) {
+        match self.receive(Instant::now() + duration) {
+            Err(Missed::Deadline) => {}
+            Err(missed) => panic!("no silence: {missed}; {self}"),
+            Ok(()) => panic!("no silence; {self}"),
+        }
     }
 
     /// Everything up to the end of stream.
