@@ -52,7 +52,7 @@ metrics! {
     counter refused;
     /// Of those, denied by the access lists or a hook.
     counter denied;
-    /// Errors of accept that were survived.
+    /// Errors of accept that were survived, and clients that could not be registered with the poll.
     counter accept_errors;
     /// Outgoing connections begun.
     counter connects;
@@ -62,7 +62,7 @@ metrics! {
     counter output_limit;
     /// Lines longer than the limit.
     counter long_lines;
-    /// Callbacks that answered with an error.
+    /// Callbacks that answered with an error, and calls that failed as only a mistake in the program can make them.
     counter failures;
     /// Callbacks and hooks that panicked.
     counter panics;

@@ -176,6 +176,7 @@ impl<S: Server> Mux<S> {
         let id = match self.conns.admit(stream, Phase::Open) {
             Ok(id) => id,
             Err(error) => {
+                self.conns.metrics.accept_errors += 1;
                 if let Some(more) = self.quiet.accept.allow(self.conns.now) {
                     log::error!("a client could not be registered: {error}{}", suppressed(more));
                 }

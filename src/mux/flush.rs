@@ -86,7 +86,7 @@ impl<S: Server> Mux<S> {
                 self.next_dirty.push(id);
                 self.conns.unchoke(id);
             }
-            Sent::Failed(error) => self.conns.cut(id, CloseReason::Io(error)),
+            Sent::Failed(error) => self.io_failed(id, "send", error),
             Sent::Emptied => {
                 if let Some(output) = conn.output.take() {
                     self.conns.pool.give_back(output);

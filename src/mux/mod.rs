@@ -452,6 +452,21 @@ impl<S: Server> Mux<S> {
         self.conns.close_because(id, CloseReason::Failed(error));
     }
 
+    /// A system call for a connection failed: it is over. What no peer and no network can cause is told as the
+    /// mistake of the program that it is: somebody has closed or replaced a descriptor that the loop owns.
+    fn io_failed(&mut self, id: ConnId, call: &'static str, error: io::Error) {
+        if matches!(error.raw_os_error(), Some(libc::EBADF | libc::ENOTSOCK | libc::EFAULT)) {
+            self.conns.metrics.failures += 1;
+            if let Some(more) = self.quiet.failed.allow(self.conns.now) {
+                log::error!(
+                    "connection {id}: {call}: {error}; a mistake of ours or of the application's{}",
+                    suppressed(more)
+                );
+            }
+        }
+        self.conns.cut(id, CloseReason::Io(error));
+    }
+
     fn panicked(&mut self, name: &'static str, panic: Box<dyn Any + Send>) {
         self.conns.metrics.panics += 1;
         let text = panic.downcast_ref::<&str>().copied();

@@ -117,7 +117,7 @@ impl<S: Server> Mux<S> {
                     return;
                 }
                 Read::End => return self.end_of_input(id),
-                Read::Failed(error) => return self.conns.cut(id, CloseReason::Io(error)),
+                Read::Failed(error) => return self.io_failed(id, "recv", error),
             }
         }
     }
