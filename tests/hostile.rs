@@ -53,14 +53,14 @@ fn a_client_that_resets_with_input_and_output_under_way_harms_nobody() {
 /// What came in while the process stood still is read before anybody is called idle.
 #[test]
 fn a_client_whose_bytes_waited_while_the_server_stood_still_is_not_idle() {
-    let echo = Served::echo(&["--idle_seconds", "1"]);
+    let echo = Served::echo(&["--idle_seconds", "3"]);
     let mut speaks = echo.client();
     let mut silent = echo.client();
     echo.freeze();
-    speaks.send("before the second was over\n");
-    speaks.expect_silence(Duration::from_millis(if long_form() { 10_000 } else { 1_500 }));
+    speaks.send("before the time was over\n");
+    speaks.expect_silence(Duration::from_millis(if long_form() { 30_000 } else { 3_500 }));
     echo.thaw();
-    assert_eq!(speaks.expect_line(), "before the second was over");
+    assert_eq!(speaks.expect_line(), "before the time was over");
     silent.expect_eof();
     // It is idle when it is.
     speaks.expect_eof();

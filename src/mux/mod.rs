@@ -316,7 +316,13 @@ impl<S: Server> Mux<S> {
     fn poll(&mut self, wait: Option<Duration>) {
         let timeout = if self.has_work() { Some(Duration::ZERO) } else { self.next_due(wait) };
         self.conns.metrics.waits += 1;
-        if let Err(error) = self.poll.poll(&mut self.events, timeout) {
+        let mut polled = self.poll.poll(&mut self.events, timeout);
+        if matches!(&polled, Err(error) if error.kind() == io::ErrorKind::Interrupted) {
+            // After a stand-still (SIGSTOP, a debugger) deadlines may be past and input be here: it is seen first.
+            self.conns.metrics.waits += 1;
+            polled = self.poll.poll(&mut self.events, Some(Duration::ZERO));
+        }
+        if let Err(error) = polled {
             if error.kind() != io::ErrorKind::Interrupted {
                 self.conns.fatal(Error::with_source(ErrorKind::Io, "waiting for events failed", error));
             }
