@@ -299,7 +299,13 @@ impl Output {
             return false;
         }
         self.len += bytes.len();
+        let single = self.segments.len() == 1;
         if let Some(Segment::Own(last)) = self.segments.back_mut() {
+            // A receiver that is always a little behind must not keep what it was sent for ever. Each byte moves at
+            // most once for each byte that has left.
+            if single && self.sent >= last.len() / 2 {
+                last.drain(..std::mem::take(&mut self.sent));
+            }
             last.extend_from_slice(bytes);
         } else if !bytes.is_empty() {
             let mut own = std::mem::take(&mut self.spare);

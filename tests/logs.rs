@@ -36,7 +36,7 @@ fn usr1_opens_a_renamed_log_anew_and_clients_stay() {
     assert_eq!(stderr, "", "all of it is in the log");
     let (log, old) = (read(&log), read(&old));
     assert!(old.contains("starting") && old.contains("the first") && old.contains("the second"), "{old}");
-    assert!(log.contains("the third") && log.contains("closing: 1 clients"), "{log}");
+    assert!(log.contains("the third") && log.contains("closing; clients told goodbye: 1"), "{log}");
     assert!(!old.contains("the third") && !log.contains("the second"), "{old}---\n{log}");
 }
 
@@ -49,7 +49,7 @@ fn each_level_has_its_lines_and_those_of_the_levels_below() {
         (2, " info  a notice"),
         (2, "flow_server starting, pid"),
         (2, "listening on 127.0.0.1:"),
-        (2, "flow_server closing: 1 clients told goodbye"),
+        (2, "flow_server closing; clients told goodbye: 1"),
         (3, "connect 127.0.0.1 on"),
         (4, " debug a detail"),
         (4, "SIGTERM received"),

@@ -278,7 +278,7 @@ fn a_closing_connection_takes_no_write_and_gets_no_input() {
                 assert!(ctx.write(b"bye\n"));
                 ctx.close();
                 assert!(!ctx.write(b"more\n"));
-                assert!(!write!(ctx, "{}", "more"));
+                assert!(!write!(ctx, "more"));
                 assert!(!ctx.conns.is_open(ctx.id));
                 ctx.set_timeout(Duration::ZERO);
                 ctx.conns.wake(ctx.id);

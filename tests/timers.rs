@@ -20,7 +20,7 @@ fn timing() -> Lab {
         let line = String::from_utf8_lossy(line).into_owned();
         for command in line.split(';') {
             let (what, time) = command.split_once(' ').unwrap_or((command, "0"));
-            let time = Duration::from_millis(time.parse().unwrap());
+            let time = Duration::from_millis(time.parse().expect("a number"));
             match what {
                 "timeout" => ctx.set_timeout(time),
                 "clear" => ctx.clear_timeout(),

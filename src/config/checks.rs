@@ -19,6 +19,7 @@ pub(super) fn limits(limits: &Limits) -> Vec<(&'static str, String)> {
     at_least("accepts_per_turn", limits.accepts_per_turn as usize, 1);
     at_least("bytes_per_turn", limits.bytes_per_turn, 1024);
     at_least("lines_per_turn", limits.lines_per_turn as usize, 1);
+    at_least("requests_per_turn", limits.requests_per_turn, 1);
     at_least("expiries_per_turn", limits.expiries_per_turn, 1);
     at_least("offload_threads", limits.offload_threads, 1);
     at_least("offload_queue", limits.offload_queue, 1);

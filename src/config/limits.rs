@@ -69,7 +69,8 @@ pub struct Limits {
     /// Lines that may come at once before `lines_per_second` slows the client down. Default 40, at least 1.
     pub lines_burst: u32,
     /// From the first byte of a line to its end. Past it: closed (`CloseReason::LineDeadline`). Default: off.
-    /// File: `line_seconds`.
+    /// For protocols that take lines with `Input::line`: one that takes its input otherwise and always leaves a part of
+    /// the next message must leave this off. File: `line_seconds`.
     pub line_time: Option<Duration>,
     /// Silence of a client. Past it: closed (`CloseReason::Idle`). Our own output does not extend it. Default: off.
     /// File: `idle_seconds`.
@@ -97,6 +98,9 @@ pub struct Limits {
     /// Lines given to one connection in one turn (by `Input::line`); the rest wait one turn. Default 128, at
     /// least 1.
     pub lines_per_turn: u32,
+    /// Requests of other threads ([`Handle`](crate::Handle)) served in one turn; the rest wait one turn. Default 1024, at
+    /// least 1.
+    pub requests_per_turn: usize,
     /// Deadlines served in one turn; the rest wait one turn. Default 256, at least 1.
     pub expiries_per_turn: usize,
     /// A turn longer than this is counted and logged: somebody's callback holds up everybody. Default 100 ms.
@@ -149,6 +153,7 @@ impl Default for Limits {
             accepts_per_turn: 64,
             bytes_per_turn: 64 * KIB,
             lines_per_turn: 128,
+            requests_per_turn: 1024,
             expiries_per_turn: 256,
             slow_turn: Duration::from_millis(100),
             on_panic: OnPanic::Close,

@@ -268,6 +268,12 @@ pub(super) static OPTIONS: &[Opt] = &[
         Field::Count32(|d| &mut d.limits.lines_per_turn)
     ),
     row!(
+        "requests_per_turn",
+        "N",
+        "of other threads served in a turn",
+        Field::Count(|d| &mut d.limits.requests_per_turn)
+    ),
+    row!(
         "expiries_per_turn",
         "N",
         "deadlines served in a turn",

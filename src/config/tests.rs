@@ -79,7 +79,7 @@ fn every_limit_is_read_under_its_file_name() {
          max_connections = 3\nmax_per_address = 4\nmax_per_network = 5\nnetwork_prefix_v4 = 32\nnetwork_prefix_v6 = 128\n\
          lines_per_second = 6\nlines_burst = 7\nline_seconds = 0.5\nidle_seconds = 8\ndrain_seconds = 9\n\
          linger_seconds = 10\nlinger_max_seconds = 11\nlinger_max_bytes = 12\nconnect_seconds = 13\nstop_seconds = 14\n\
-         accepts_per_turn = 15\nbytes_per_turn = 1024\nlines_per_turn = 17\nexpiries_per_turn = 18\n\
+         accepts_per_turn = 15\nbytes_per_turn = 1024\nlines_per_turn = 17\nrequests_per_turn = 27\nexpiries_per_turn = 18\n\
          slow_turn_seconds = 1.5\non_panic = 'abort'\nkeepalive_idle_seconds = 19\nkeepalive_interval_seconds = 20\n\
          keepalive_count = 21\ntcp_user_timeout_seconds = 22\ntcp_nodelay = false\ntcp_notsent_lowat = '1k'\n\
          offload_threads = 23\noffload_queue = 24\nhandle_queue = 25\n",
@@ -107,6 +107,7 @@ fn every_limit_is_read_under_its_file_name() {
         connect_time: seconds(13),
         stop_time: seconds(14),
         accepts_per_turn: 15,
+        requests_per_turn: 27,
         bytes_per_turn: 1024,
         lines_per_turn: 17,
         expiries_per_turn: 18,
@@ -501,6 +502,7 @@ fn limits_are_checked_below_at_and_above() {
         ("network_prefix_v6", 0, 256),
         ("bytes_per_turn", 1024, 1023),
         ("accepts_per_turn", 1, 0),
+        ("requests_per_turn", 1, 0),
         ("handle_queue", 1, 0),
         ("keepalive_count", 127, 128),
         ("keepalive_idle_seconds", 32_767, 32_768),

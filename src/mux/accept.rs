@@ -128,8 +128,12 @@ impl<S: Server> Mux<S> {
     fn accept_from(&mut self, at: usize) -> Result<()> {
         let mut taken = 0;
         for _ in 0..self.conns.limits.accepts_per_turn.max(1) {
-            self.conns.metrics.accept_calls += 1;
             let door = &mut self.conns.doors[at];
+            if !door.open() {
+                // A hook has paused it.
+                return Ok(());
+            }
+            self.conns.metrics.accept_calls += 1;
             match door.listener.accept() {
                 Ok((stream, addr)) => {
                     taken += 1;
@@ -190,6 +194,7 @@ impl<S: Server> Mux<S> {
             return;
         }
         let Some(client) = self.hook("client", |server, _| server.client(&peer)) else {
+            self.conns.metrics.denied += 1;
             self.conns.rare(id, |rare| rare.denied = Some(peer));
             self.conns.cut(id, CloseReason::Panicked);
             return;
@@ -205,9 +210,21 @@ impl<S: Server> Mux<S> {
         conn.fresh = false;
         if self.conns.limits.idle_time.is_some() {
             conn.rare().heard = Some(self.conns.now);
-            self.conns.guard_open(id);
         }
+        // What happened to it while it was being opened.
+        let late = conn.rare.as_mut().is_some_and(|rare| std::mem::take(&mut rare.late));
+        let woken = std::mem::take(&mut conn.woken);
+        if conn.output.is_some() {
+            self.conns.lists.dirty(id, conn);
+        }
+        self.conns.guard_open(id);
         self.call(id, "connection", MuxCallback::connection);
+        if late {
+            self.conns.timers.wish(TimerKey::Deadline(id), Some(Duration::ZERO));
+        }
+        if woken {
+            self.conns.wake(id);
+        }
     }
 
     fn is_let_in(&mut self, peer: &Peer) -> bool {

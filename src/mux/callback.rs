@@ -16,7 +16,8 @@ use crate::net::PeerAddr;
 /// [`connection`](Self::connection) comes first, once. Then [`input`](Self::input), [`timeout`](Self::timeout),
 /// [`wake`](Self::wake) and [`drained`](Self::drained) come any number of times, [`eof`](Self::eof) at most once and
 /// after it no more `input`. [`close`](Self::close) comes last, exactly once, when the socket is gone; nothing comes
-/// after it. (An outgoing connection that could not be opened has `close` as its only callback.) No callback is ever
+/// after it. (A connection that is over before it was open, such as an outgoing one that nobody answered, has `close` as
+/// its only callback.) No callback is ever
 /// called inside another one: closing a connection, even one's own, only marks it.
 ///
 /// # Results

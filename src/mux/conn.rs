@@ -56,6 +56,8 @@ pub(super) struct Conn {
     pub(super) urgent: bool,
     /// The first read after an event found nothing: a later sweep looks again, so many times.
     pub(super) doubts: u8,
+    /// An event told of an error that only the next call will name.
+    pub(super) faulty: bool,
     /// A sweep looks at it; cleared by the next event.
     pub(super) swept: bool,
     /// A read has returned the end.
@@ -94,6 +96,8 @@ pub(super) struct Rare {
     /// Refused because a limit was reached; it only reads why.
     pub(super) refused: bool,
     pub(super) opening: Option<Opening>,
+    /// Its deadline passed before it was open.
+    pub(super) late: bool,
     /// Lingering ends then, whatever comes.
     pub(super) linger_until: Option<Instant>,
     /// Bytes read and thrown away.
@@ -121,6 +125,7 @@ impl Conn {
             ending: false,
             urgent: false,
             doubts: 0,
+            faulty: false,
             swept: false,
             eof_seen: false,
             blocked: false,
@@ -155,6 +160,11 @@ impl Conn {
     #[inline]
     pub(super) fn takes_input(&self) -> bool {
         self.phase == Phase::Open && !self.paused && !self.choked
+    }
+
+    /// Whether its client's `connection` is still to come.
+    pub(super) fn is_to_come(&self) -> bool {
+        self.phase == Phase::Opening || (self.phase == Phase::Open && self.fresh)
     }
 
     pub(super) fn rare(&mut self) -> &mut Rare {

@@ -1,13 +1,13 @@
 //! Outgoing connections: the same loop, the same callbacks.
 //!
-//! A name is looked up on a worker thread. Its addresses are tried one after the other until one answers or the
-//! deadline passes. mio's six steps to learn whether a non-blocking connect worked are in `net::Stream::connected`.
+//! A name is looked up on a worker thread. Its addresses are tried one after the other, each for its share of the
+//! time that is left. mio's six steps to learn whether a non-blocking connect worked are in `net::Stream::connected`.
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::callback::{CloseReason, Peer};
 use super::conn::{Conn, Phase};
@@ -67,10 +67,13 @@ pub(super) struct Opening {
     left: VecDeque<SocketAddr>,
     /// Why the last one did not answer.
     last: Option<io::Error>,
+    /// When the last one must have answered; none if that never comes.
+    until: Option<Instant>,
 }
 
 impl Conns {
     pub(super) fn begin_connect(&mut self, to: ConnectTo, resolver: Resolver) -> io::Result<(ConnId, Peer)> {
+        self.refuse_at_the_end()?;
         let (id, addr) = match to.target {
             Target::Addr(addr) => {
                 let stream = Stream::connect(addr, &self.limits)?;
@@ -94,7 +97,10 @@ impl Conns {
             }
         };
         self.metrics.connects += 1;
-        self.timers.wish(TimerKey::Guard(id), Some(to.within.unwrap_or(self.limits.connect_time)));
+        let within = to.within.unwrap_or(self.limits.connect_time);
+        let until = self.now.checked_add(within);
+        self.rare(id, |rare| rare.opening = Some(Opening { until, ..Opening::default() }));
+        self.timers.wish(TimerKey::Guard(id), Some(within));
         Ok((id, Peer { addr, serial: 0, listener: None }))
     }
 
@@ -103,7 +109,7 @@ impl Conns {
         let Some(conn) = self.slots.at_mut(id).filter(|conn| conn.phase == Phase::Opening) else { return };
         match addresses {
             Ok(addresses) => {
-                conn.rare().opening = Some(Opening { left: addresses.into(), last: None });
+                conn.rare().opening.get_or_insert_default().left = addresses.into();
                 self.try_next_address(id);
             }
             Err(error) => self.connect_failed(id, error),
@@ -114,6 +120,9 @@ impl Conns {
     pub(super) fn connect_attempt_failed(&mut self, id: ConnId, error: io::Error) {
         let Some(conn) = self.slots.at_mut(id) else { return };
         conn.stream = None;
+        // What was learned of the old socket says nothing of the next.
+        (conn.readable, conn.ending, conn.urgent, conn.faulty) = (false, false, false, false);
+        conn.doubts = 0;
         conn.rare().opening.get_or_insert_default().last = Some(error);
         self.try_next_address(id);
     }
@@ -131,6 +140,12 @@ impl Conns {
                 let none = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
                 return self.connect_failed(id, error.unwrap_or_else(none));
             };
+            // One that never answers must leave time for the next.
+            if let Some(until) = opening.until {
+                let attempts = u32::try_from(opening.left.len() + 1).unwrap_or(u32::MAX);
+                let share = until.saturating_duration_since(self.now) / attempts;
+                self.timers.wish(TimerKey::Guard(id), Some(share));
+            }
             match Stream::connect(addr, &self.limits).and_then(|stream| self.attach(id, stream)) {
                 Ok(()) => return,
                 Err(error) => {

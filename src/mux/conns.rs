@@ -39,10 +39,14 @@ pub struct Conns {
     /// Clients taken from listeners so far.
     pub(super) serial: u64,
     pub(super) stop: Option<u8>,
+    /// A graceful stop is asked for.
+    pub(super) drain: bool,
+    /// The loop ends: no connection is made any more.
+    pub(super) ending: bool,
     pub(super) fatal: Option<Error>,
     /// Slots that refused clients hold until they have read why.
     pub(super) refused: usize,
-    /// Connections whose peer is slower than we write: while there are any, a sweep runs.
+    /// Connections whose peer is slower than we write.
     pub(super) blocked: usize,
 }
 
@@ -56,6 +60,9 @@ impl Conns {
         if !conn.takes_output() {
             return false;
         }
+        if bytes.is_empty() {
+            return true;
+        }
         let output = conn.output.get_or_insert_with(|| self.pool.take());
         let fits = output.append(bytes, self.limits.output_hard_bytes);
         written(&mut self.lists, &self.limits, id, conn, fits)
@@ -64,10 +71,15 @@ impl Conns {
     /// Formats straight into the output of `id`; answers as [`write`](Self::write). Usually called through
     /// [`to`](Self::to).
     pub fn write_fmt(&mut self, id: ConnId, text: fmt::Arguments<'_>) -> bool {
-        struct Appending<'a>(&'a mut Output, usize);
+        struct Appending<'a> {
+            output: &'a mut Output,
+            hard: usize,
+            fits: bool,
+        }
         impl fmt::Write for Appending<'_> {
             fn write_str(&mut self, text: &str) -> fmt::Result {
-                if self.0.append(text.as_bytes(), self.1) { Ok(()) } else { Err(fmt::Error) }
+                self.fits = self.output.append(text.as_bytes(), self.hard);
+                if self.fits { Ok(()) } else { Err(fmt::Error) }
             }
         }
         let Some(conn) = self.slots.at_mut(id) else { return false };
@@ -75,9 +87,11 @@ impl Conns {
             return false;
         }
         let output = conn.output.get_or_insert_with(|| self.pool.take());
-        let hard = self.limits.output_hard_bytes;
-        let fits = fmt::Write::write_fmt(&mut Appending(output, hard), text).is_ok();
-        written(&mut self.lists, &self.limits, id, conn, fits)
+        let mut appending = Appending { output, hard: self.limits.output_hard_bytes, fits: true };
+        // An error of a `Display` that is not ours ends the text where it came.
+        let formatted = fmt::Write::write_fmt(&mut appending, text).is_ok();
+        let fits = appending.fits;
+        written(&mut self.lists, &self.limits, id, conn, fits) && formatted
     }
 
     /// A writer for one connection: `write!(ctx.conns.to(id), "hello {name}\r\n")`.
@@ -122,8 +136,10 @@ impl Conns {
         count
     }
 
-    /// Every open connection, in no promised order: those whose `connection` has been called and that are not
-    /// closing. Denied peers and outgoing connections still being opened are not among them.
+    /// Every open connection, in no promised order: those whose `connection` has been called and that can be written
+    /// to. Denied peers, closing connections, those whose sending side was shut and outgoing ones still being opened are
+    /// not among them. To write to many, use [`broadcast`](Self::broadcast); to do something else with each, collect
+    /// the names first: `let ids: Vec<_> = conns.all().collect()`.
     pub fn all(&self) -> impl Iterator<Item = ConnId> {
         self.slots.iter().filter(|(_, conn)| conn.in_room()).map(|(id, _)| id)
     }
@@ -246,6 +262,12 @@ impl Conns {
         self.stop.get_or_insert(status);
     }
 
+    /// Ends the loop gracefully: after this turn no new client is taken and every connection is sent what it is owed, at
+    /// most `Limits::stop_time`. Asked twice, it stops at once.
+    pub fn stop_gracefully(&mut self) {
+        self.drain = true;
+    }
+
     /// Ends the loop after this turn because of `error`, and with it the process: `fatal_hook` first, then as
     /// [`stop`](Self::stop) with the error's exit status. The error goes to the log and to standard error.
     pub fn fatal(&mut self, error: Error) {
@@ -293,6 +315,8 @@ impl Conns {
             now,
             serial: 0,
             stop: None,
+            drain: false,
+            ending: false,
             fatal: None,
             refused: 0,
             blocked: 0,
@@ -322,11 +346,19 @@ impl Conns {
     }
 
     pub(super) fn begin_adopt(&mut self, descriptor: OwnedFd) -> io::Result<(ConnId, Peer)> {
+        self.refuse_at_the_end()?;
         let id = self.admit(Stream::adopt(descriptor)?, Phase::Open)?;
         if let Some(conn) = self.slots.at_mut(id) {
             self.lists.ready(id, conn);
         }
         Ok((id, Peer { addr: PeerAddr::Adopted, serial: 0, listener: None }))
+    }
+
+    pub(super) fn refuse_at_the_end(&self) -> io::Result<()> {
+        if self.ending {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the server stops"));
+        }
+        Ok(())
     }
 
     pub(super) fn offload(&mut self, job: Job) -> io::Result<()> {
@@ -352,6 +384,7 @@ impl Conns {
                     self.pool.give_back_input(held);
                 }
                 self.timers.stop(&mut conn.deadline);
+                self.timers.stop(&mut conn.guard);
                 self.timers.wish(TimerKey::Guard(id), Some(self.limits.drain_time));
                 self.lists.dirty(id, conn);
             }

@@ -57,10 +57,10 @@ impl<S: Server> Mux<S> {
         let turn = self.turn;
         let Some(conn) = self.conns.slots.at_mut(id) else { return };
         conn.dirty = false;
-        if conn.phase == Phase::Gone || conn.phase == Phase::Opening {
+        if conn.phase == Phase::Gone || conn.is_to_come() {
             return;
         }
-        if conn.phase == Phase::Open && matches!(conn.reason, Some(CloseReason::OutputLimit)) {
+        if conn.phase <= Phase::Draining && matches!(conn.reason, Some(CloseReason::OutputLimit)) {
             return self.output_limit(id);
         }
         if conn.drained_turn == turn && conn.output.is_some() {

@@ -1,5 +1,6 @@
 //! The way into the loop from other threads: [`Handle`].
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
@@ -51,7 +52,8 @@ impl<S: Server> Handle<S> {
         self.ask(Ask::Wake(id))
     }
 
-    /// Runs `work` on the loop with that connection's client, as one of its callbacks.
+    /// Runs `work` on the loop with that connection's client, as one of its callbacks; drops it if the connection is
+    /// gone, closing, or not open yet.
     ///
     /// # Errors
     /// See [`Refused`].
@@ -79,15 +81,27 @@ impl<S: Server> Handle<S> {
         self.push(Ask::Stop(status), usize::MAX)
     }
 
+    /// Ends the loop gracefully, as [`Conns::stop_gracefully`](crate::Conns::stop_gracefully) does.
+    ///
+    /// # Errors
+    /// [`Refused::Ended`] if it has ended already.
+    pub fn stop_gracefully(&self) -> Result<(), Refused> {
+        self.push(Ask::Drain, usize::MAX)
+    }
+
     pub(super) fn new(waker: Waker, limit: usize) -> Self {
         let queue = Mutex::new(Queue { asks: VecDeque::new(), open: true });
         Self { shared: Arc::new(Shared { queue, waker, limit: limit.max(1) }) }
     }
 
-    /// Everything that was asked so far, in order, into `asks`, which must be empty.
+    /// Everything that was asked so far, in order, behind what is in `asks`.
     pub(super) fn collect(&self, asks: &mut VecDeque<Ask<S>>) {
-        debug_assert!(asks.is_empty());
-        std::mem::swap(&mut self.shared.lock().asks, asks);
+        let mut queue = self.shared.lock();
+        if asks.is_empty() {
+            std::mem::swap(&mut queue.asks, asks);
+        } else {
+            asks.append(&mut queue.asks);
+        }
     }
 
     /// No request is taken any more.
@@ -110,7 +124,7 @@ impl<S: Server> Handle<S> {
     ) {
         let ask = match catch_unwind(AssertUnwindSafe(job)) {
             Ok(result) => Ask::Client(id, Box::new(move |client, ctx| then(client, ctx, result))),
-            Err(_) => Ask::JobPanicked(id),
+            Err(panic) => Ask::JobPanicked(id, panic),
         };
         // A loop that has ended needs no result.
         let _ = self.push(ask, usize::MAX);
@@ -189,6 +203,7 @@ pub(super) enum Ask<S: Server> {
     Client(ConnId, ClientWork<S>),
     Server(ServerWork<S>),
     Resolved(ConnId, io::Result<Vec<SocketAddr>>),
-    JobPanicked(ConnId),
+    JobPanicked(ConnId, Box<dyn Any + Send>),
     Stop(u8),
+    Drain,
 }

@@ -47,7 +47,8 @@ use crate::net::{Listener, LocalAddr};
 use crate::slots::{ConnId, Table};
 use crate::{Error, ErrorKind, Result};
 
-/// The loop of one server, on the thread that makes it.
+/// The loop of one server, on the thread that makes it. Dropped before it has ended, it closes every socket without
+/// another callback.
 ///
 /// [`run`](crate::run) makes one for you. To embed the loop in a thread or a test, make it yourself:
 ///
@@ -97,6 +98,8 @@ pub struct Mux<S: Server> {
     scratch: Input,
     asks: VecDeque<Ask<S>>,
     woken: bool,
+    /// Turns in a row that the events of one wait were as many as it can bring.
+    crowded: u8,
     /// Memory of a list that is being worked off.
     spare_list: Vec<ConnId>,
     /// Connections whose output waits for the next turn.
@@ -150,7 +153,7 @@ impl<S: Server> Mux<S> {
         let waker = Waker::new(poll.registry(), WAKER).map_err(no_poll)?;
         let registry = poll.registry().try_clone().map_err(no_poll)?;
         let now = Instant::now();
-        let limits = with_descriptor_limit(limits);
+        let limits = with_descriptor_limit(bounded(limits));
         Ok(Self {
             handle: Handle::new(waker, limits.handle_queue),
             scratch: Input::new(limits.line_max_bytes, limits.long_line),
@@ -162,6 +165,7 @@ impl<S: Server> Mux<S> {
             events: Events::with_capacity(EVENTS),
             asks: VecDeque::new(),
             woken: false,
+            crowded: 0,
             spare_list: Vec::new(),
             next_dirty: Vec::new(),
             suspects: Vec::new(),
@@ -302,6 +306,8 @@ impl<S: Server> Mux<S> {
         if let Some(ended) = self.ending.ended() {
             return Ok(Some(ended));
         }
+        // Set between two turns.
+        self.conns.settle_timers();
         self.poll(wait); //             1  wait for events and mark what they are about
         self.begin(); //                2  the time; signals
         self.accept(); //               3  new clients
@@ -328,7 +334,9 @@ impl<S: Server> Mux<S> {
             }
             self.events.clear();
         }
+        let mut count = 0;
         for event in &self.events {
+            count += 1;
             match ConnId::of_token(event.token()) {
                 Some(id) => mark(&mut self.conns, id, event),
                 None => match event.token() {
@@ -342,6 +350,8 @@ impl<S: Server> Mux<S> {
                 },
             }
         }
+        // A full batch may not be all: input beyond it is seen before any deadline is decided, within reason.
+        self.crowded = if count >= EVENTS && self.crowded < CROWDED_MAX { self.crowded + 1 } else { 0 };
         for id in self.suspects.drain(..) {
             if let Some(conn) = self.conns.slots.at_mut(id) {
                 self.conns.metrics.lost_edges += u64::from(std::mem::take(&mut conn.swept));
@@ -384,6 +394,10 @@ impl<S: Server> Mux<S> {
         let lists = &self.conns.lists;
         !(lists.ready.is_empty() && lists.dirty.is_empty() && lists.woken.is_empty() && lists.gone.is_empty())
             || self.signalled
+            || !self.asks.is_empty()
+            || self.conns.drain
+            || self.crowded > 0
+            || (self.ending.is_graceful() && self.conns.slots.is_empty())
             || self.conns.stop.is_some()
             || self.conns.doors_wait()
     }
@@ -508,6 +522,7 @@ impl<S: Server> fmt::Debug for Mux<S> {
 fn mark(conns: &mut Conns, id: ConnId, event: &Event) {
     let Some(conn) = conns.slots.at_mut(id) else { return };
     conn.swept = false;
+    conn.faulty |= event.is_error();
     let ended = event.is_read_closed() || event.is_error();
     if event.is_readable() || ended {
         conn.readable = true;
@@ -537,6 +552,21 @@ fn is_urgent(_: &Event) -> bool {
     false
 }
 
+/// No time so long that adding it to the clock could overflow.
+fn bounded(mut limits: Limits) -> Limits {
+    let whole = [
+        &mut limits.drain_time,
+        &mut limits.linger_time,
+        &mut limits.linger_max_time,
+        &mut limits.connect_time,
+        &mut limits.stop_time,
+    ];
+    for time in whole.into_iter().chain(&mut limits.line_time).chain(&mut limits.idle_time) {
+        *time = TIME_MAX.min(*time);
+    }
+    limits
+}
+
 /// `max_connections`, where it is not set, is what the process may open less a reserve for files and newcomers.
 fn with_descriptor_limit(mut limits: Limits) -> Limits {
     let descriptors = crate::sys::raise_descriptor_limit();
@@ -563,5 +593,9 @@ const FIRST_DOOR: usize = 2;
 const EVENTS: usize = 1024;
 /// Descriptors kept back for files, listeners, and refused clients.
 const RESERVE: usize = 32;
+/// Turns in a row that deadlines wait for events; 64 × 1024 connections have been seen then.
+const CROWDED_MAX: u8 = 64;
+/// Ten years.
+const TIME_MAX: Duration = Duration::from_secs(10 * 366 * 86_400);
 /// How often a sweep looks again after an event that was followed by nothing.
 const DOUBTS: u8 = 2;

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -82,8 +83,10 @@ impl Shared {
         while !state.over {
             if let Some(job) = state.jobs.pop_front() {
                 drop(state);
-                // A job contains its own panic (`Handle::finish_job`).
-                job();
+                // A job tells of its own panic (`Handle::finish_job`); this one is of what it owned, when it was dropped.
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(job)) {
+                    std::mem::forget(panic);
+                }
                 state = self.lock();
             } else {
                 state.idle += 1;

@@ -78,7 +78,7 @@ impl<S: Server> Mux<S> {
         loop {
             let Some(conn) = self.conns.slots.at_mut(id) else { return };
             if !conn.takes_input() || conn.rare.as_ref().is_some_and(|rare| rare.throttled.is_some()) {
-                return;
+                return self.see_fault(id);
             }
             if lines == 0 && conn.again {
                 return self.conns.lists.ready(id, conn);
@@ -118,6 +118,16 @@ impl<S: Server> Mux<S> {
                 }
                 Read::End => return self.end_of_input(id),
                 Read::Failed(error) => return self.io_failed(id, "recv", error),
+            }
+        }
+    }
+
+    /// A connection that is not read now may have failed all the same.
+    fn see_fault(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.slots.at_mut(id).filter(|conn| conn.phase == Phase::Open) else { return };
+        if std::mem::take(&mut conn.faulty) {
+            if let Some(error) = conn.stream.as_ref().and_then(|stream| stream.take_error()) {
+                self.io_failed(id, "recv", error);
             }
         }
     }
@@ -293,6 +303,8 @@ fn receive(
         conn.readable = false;
         return Read::Nothing;
     };
+    // A terminal gives one line at a time, a datagram socket one datagram: there a short read says nothing.
+    let (exclusive, socket) = (stream.is_exclusive(), stream.is_socket());
     let storage = scratch.storage(bytes);
     let offered = storage.len();
     metrics.recv_calls += 1;
@@ -304,7 +316,7 @@ fn receive(
         Ok(count) => {
             scratch.filled(count);
             metrics.bytes_in += count as u64;
-            if count < offered && !conn.ending && !conn.urgent {
+            if count < offered && !conn.ending && !conn.urgent && exclusive {
                 conn.readable = false;
             }
             conn.doubts = 0;
@@ -314,6 +326,11 @@ fn receive(
             metrics.recv_empty += 1;
             (conn.readable, conn.urgent) = (false, false);
             Read::Nothing
+        }
+        // The event was about the other end of a pipe that we only write to: its reader has gone.
+        Err(error) if !socket && error.raw_os_error() == Some(libc::EBADF) => {
+            conn.readable = false;
+            Read::Failed(io::ErrorKind::BrokenPipe.into())
         }
         Err(error) => {
             conn.readable = false;

@@ -33,6 +33,10 @@ pub(super) enum Ending {
 }
 
 impl Ending {
+    pub(super) fn is_graceful(&self) -> bool {
+        matches!(self, Self::Graceful { .. })
+    }
+
     pub(super) fn ended(&self) -> Option<Ended> {
         match self {
             Self::Over(ended) => Some(*ended),
@@ -69,17 +73,22 @@ impl<S: Server> Mux<S> {
         }
     }
 
-    /// Takes no new client and drains everybody; asked twice, stops at once.
+    /// Takes no new client and drains everybody, at most `Limits::stop_time`; asked twice, stops at once. In a callback:
+    /// [`Conns::stop_gracefully`](crate::Conns::stop_gracefully).
     pub fn stop_gracefully(&mut self) {
         if !matches!(self.ending, Ending::No | Ending::Restart) {
             self.conns.stop(0);
             return;
         }
         // Who waits in a queue already has been promised an answer.
-        for at in 0..self.conns.doors.len() {
-            self.conns.doors[at].ready = true;
+        self.conns.doors.iter_mut().for_each(|door| door.ready = true);
+        for _ in 0..QUEUES_MAX {
+            if !self.conns.doors_wait() {
+                break;
+            }
+            self.accept();
         }
-        self.accept();
+        self.conns.ending = true;
         self.hook("pre_server_close_hook", |server, room| {
             server.pre_server_close_hook(room, Closing::Stop);
         });
@@ -100,6 +109,9 @@ impl<S: Server> Mux<S> {
             self.stop_now(error.exit_status());
             return Err(error);
         }
+        if std::mem::take(&mut self.conns.drain) && self.conns.stop.is_none() {
+            self.stop_gracefully();
+        }
         Ok(match (self.conns.stop, self.ending) {
             (Some(status), _) => Some(self.stop_now(status)),
             (None, Ending::Graceful { .. }) if self.conns.slots.is_empty() => Some(self.stop_now(0)),
@@ -112,6 +124,7 @@ impl<S: Server> Mux<S> {
     }
 
     fn stop_now(&mut self, status: u8) -> Ended {
+        self.conns.ending = true;
         let before = match self.ending {
             Ending::Graceful { all } => all,
             _ => {
@@ -121,6 +134,8 @@ impl<S: Server> Mux<S> {
                 self.conns.slots.len()
             }
         };
+        // Whoever was served in this turn may be sent one more thing.
+        self.turn = self.turn.wrapping_add(1).max(1);
         self.flush_and_reap();
         let tally = self.close_everybody();
         self.handle.end();
@@ -154,3 +169,6 @@ impl<S: Server> Mux<S> {
         tally
     }
 }
+
+/// How often the listeners' queues are emptied at a graceful stop: at 64 clients each, 4096, which is the backlog.
+const QUEUES_MAX: usize = 64;

@@ -2,7 +2,7 @@
 
 use super::Mux;
 use super::callback::{CloseReason, MuxCallback};
-use super::conn::Phase;
+use super::conn::{Conn, Phase};
 use super::handle::Ask;
 use super::server::Server;
 use super::timers::TimerKey;
@@ -12,22 +12,23 @@ impl<S: Server> Mux<S> {
     /// Phase 5.
     pub(super) fn wake(&mut self) {
         if std::mem::take(&mut self.woken) {
-            let mut asks = std::mem::take(&mut self.asks);
-            self.handle.collect(&mut asks);
-            for ask in asks.drain(..) {
-                self.conns.metrics.wakes += 1;
-                self.grant_ask(ask);
-            }
-            self.asks = asks;
+            self.handle.collect(&mut self.asks);
+        }
+        for _ in 0..self.conns.limits.requests_per_turn.max(1) {
+            let Some(ask) = self.asks.pop_front() else { break };
+            self.conns.metrics.wakes += 1;
+            self.grant_ask(ask);
         }
         if !self.conns.lists.woken.is_empty() {
             let spare = std::mem::take(&mut self.spare_list);
             let mut woken = std::mem::replace(&mut self.conns.lists.woken, spare);
             for id in woken.drain(..) {
-                if let Some(conn) = self.conns.slots.at_mut(id) {
-                    conn.woken = false;
+                let Some(conn) = self.conns.slots.at_mut(id) else { continue };
+                // One that is not open yet keeps it in mind.
+                conn.woken = conn.is_to_come();
+                if !conn.woken {
+                    self.call_open(id, "wake", MuxCallback::wake);
                 }
-                self.call_open(id, "wake", MuxCallback::wake);
             }
             self.spare_list = woken;
         }
@@ -42,18 +43,21 @@ impl<S: Server> Mux<S> {
                 self.hook("handle", work);
             }
             Ask::Resolved(id, addresses) => self.conns.resolved(id, addresses),
-            Ask::JobPanicked(id) => {
-                self.conns.metrics.panics += 1;
-                log::error!("connection {id}: its offloaded job panicked");
+            Ask::JobPanicked(id, panic) => {
+                self.panicked("an offloaded job", panic);
                 self.conns.cut(id, CloseReason::Panicked);
             }
             Ask::Stop(status) => self.conns.stop(status),
+            Ask::Drain => self.conns.stop_gracefully(),
         }
     }
 
     /// Phase 6. First what is due is collected, then it is called, so a timer that sets itself again at once waits
     /// for the next turn.
     pub(super) fn time(&mut self) {
+        if self.crowded > 0 {
+            return self.conns.settle_timers();
+        }
         // Every turn: this is how the wheel learns the time.
         let budget = self.conns.limits.expiries_per_turn.max(1);
         self.conns.timers.wheel.collect(self.conns.now, budget);
@@ -63,7 +67,7 @@ impl<S: Server> Mux<S> {
                 self.conns.fired(key);
                 self.conns.metrics.expiries += 1;
                 match key {
-                    TimerKey::Deadline(id) => self.call_open(id, "timeout", MuxCallback::timeout),
+                    TimerKey::Deadline(id) => self.deadline_due(id),
                     TimerKey::Guard(id) => self.conns.guard_due(id),
                     TimerKey::Server(key) => {
                         self.hook("timeout", |server, room| server.timeout(room, key));
@@ -83,6 +87,13 @@ impl<S: Server> Mux<S> {
         self.conns.settle_timers();
     }
 
+    fn deadline_due(&mut self, id: ConnId) {
+        match self.conns.slots.at_mut(id) {
+            Some(conn) if conn.is_to_come() => conn.rare().late = true,
+            _ => self.call_open(id, "timeout", MuxCallback::timeout),
+        }
+    }
+
     /// Calls a callback of a connection that is being served; of no other.
     fn call_open(
         &mut self,
@@ -90,9 +101,12 @@ impl<S: Server> Mux<S> {
         name: &'static str,
         callback: impl FnOnce(&mut S::Client, &mut super::Context<'_, S>) -> std::io::Result<()>,
     ) {
-        let served = |conn: &super::conn::Conn| conn.phase == Phase::Open && !conn.fresh;
+        let served = |conn: &Conn| conn.phase == Phase::Open && !conn.fresh;
         if self.conns.slots.at(id).is_some_and(served) {
             self.call(id, name, callback);
+        } else {
+            // What it owns is the application's, and may panic when it goes.
+            self.contain("drop", || drop(callback));
         }
     }
 }

@@ -74,15 +74,15 @@ impl Conns {
         if self.timers.wishes.is_empty() {
             return;
         }
-        self.now = Instant::now();
+        let now = Instant::now();
         let mut wishes = std::mem::take(&mut self.timers.wishes);
         for (key, after) in wishes.drain(..) {
-            self.grant(key, after);
+            self.grant(key, after, now);
         }
         self.timers.wishes = wishes;
     }
 
-    fn grant(&mut self, key: TimerKey, after: Option<Duration>) {
+    fn grant(&mut self, key: TimerKey, after: Option<Duration>, now: Instant) {
         let timers = &mut self.timers;
         let place = match key {
             TimerKey::Deadline(id) => match self.slots.at_mut(id) {
@@ -97,7 +97,7 @@ impl Conns {
                 if let Some(id) = timers.server.remove(&key) {
                     timers.wheel.remove(id);
                 }
-                if let Some(id) = start(&mut timers.wheel, self.now, TimerKey::Server(key), after) {
+                if let Some(id) = start(&mut timers.wheel, now, TimerKey::Server(key), after) {
                     timers.server.insert(key, id);
                 }
                 return;
@@ -113,7 +113,7 @@ impl Conns {
         if let Some(id) = place.take() {
             timers.wheel.remove(id);
         }
-        *place = start(&mut timers.wheel, self.now, key, after);
+        *place = start(&mut timers.wheel, now, key, after);
     }
 
     /// The timer of `key` has fired and is gone from the wheel.
@@ -173,7 +173,7 @@ impl Conns {
     pub(super) fn guard_due(&mut self, id: ConnId) {
         let Some(conn) = self.slots.at_mut(id) else { return };
         match conn.phase {
-            Phase::Opening => self.connect_failed(id, std::io::ErrorKind::TimedOut.into()),
+            Phase::Opening => self.connect_attempt_failed(id, std::io::ErrorKind::TimedOut.into()),
             Phase::Open => self.open_guard_due(id),
             Phase::Draining => {
                 log::info!(
@@ -206,14 +206,18 @@ impl Conns {
                 return self.close_because(id, CloseReason::Idle);
             }
         } else {
-            conn.rare().heard = Some(now);
+            let rare = conn.rare();
+            rare.heard = Some(now);
+            rare.line_began = rare.line_began.and(Some(now));
         }
         self.guard_open(id);
     }
 }
 
+/// A choked connection with nothing to read is silent: it is the peer that does not take its answers.
 fn waits_for_us(conn: &Conn) -> bool {
-    conn.readable || conn.again || conn.paused || conn.choked
+    let throttled = conn.rare.as_ref().is_some_and(|rare| rare.throttled.is_some());
+    conn.readable || conn.again || conn.paused || throttled
 }
 
 fn due(since: Option<Instant>, limit: Option<Duration>, now: Instant) -> bool {

@@ -192,6 +192,20 @@ impl Stream {
         }
     }
 
+    /// The error that awaits the next call on a socket (`SO_ERROR`), which is cleared by asking; none for a descriptor
+    /// that is no socket.
+    #[must_use]
+    pub fn take_error(&self) -> Option<io::Error> {
+        match &self.kind {
+            Kind::Tcp(stream) => stream.take_error().ok().flatten(),
+            Kind::Unix(stream) => stream.take_error().ok().flatten(),
+            Kind::Descriptor(adopted) if adopted.is_socket => {
+                SockRef::from(&adopted.file).take_error().ok().flatten()
+            }
+            Kind::Descriptor(_) => None,
+        }
+    }
+
     /// Whether it is a socket, whose two directions end one by one.
     #[must_use]
     pub fn is_socket(&self) -> bool {

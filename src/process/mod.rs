@@ -1,8 +1,9 @@
 //! The life of a server process: configure → bind → loop → close, with every hook in Net::Server's order.
 //!
 //! [`run`] is the front door; [`run_with`] takes a configuration from code. Both own the process: they install the
-//! log sink, take over the signals, contain panics, and answer with the exit status: 0 stopped, 1 could not start or
-//! a fatal error, 2 a wrong command line, anything else what the application asked for.
+//! log sink, take over the signals, contain the panics of the loop (one in a hook before it ends the process, as any
+//! panic does), and answer with the exit status: 0 stopped, 1 could not start or a fatal error, 2 a wrong command line,
+//! anything else what the application asked for.
 
 use std::panic;
 use std::process::ExitCode;
@@ -78,6 +79,7 @@ pub fn run_with<S: Server>(mut server: S, config: Config) -> ExitCode {
         Ok(logger) => logger.map(Rc::new),
         Err(error) => return fatal(&mut server, &error),
     };
+    let panics = panic::take_hook();
     log_panics();
     let status = match prepare(&mut server, &config) {
         Ok(Some((listeners, signals))) => {
@@ -88,6 +90,7 @@ pub fn run_with<S: Server>(mut server: S, config: Config) -> ExitCode {
         Ok(None) => ExitCode::SUCCESS,
         Err(error) => fatal(&mut server, &error),
     };
+    panic::set_hook(panics);
     drop(logger);
     status
 }

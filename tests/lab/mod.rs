@@ -7,6 +7,7 @@
 //! [`Run`] or [`Hand`] is dropped.
 
 #![allow(dead_code, reason = "each test file uses its part of this module")]
+#![allow(clippy::unwrap_used, reason = "only tests use it")]
 
 use std::collections::HashMap;
 use std::io;
