@@ -42,7 +42,7 @@ fn an_accept_without_descriptors_or_memory_waits_says_so_once_and_goes_on() {
     }
 }
 
-/// The server without any descriptor, for as long as it takes to see six attempts: their pauses grow to a second.
+/// A75. The server without any descriptor, for as long as it takes to see six attempts: their pauses grow to a second.
 #[test]
 fn a_server_out_of_descriptors_neither_spins_nor_floods_the_log_and_then_serves_who_waited() {
     let Some(mut echo) = traced() else { return };

@@ -440,6 +440,7 @@ fn a_dual_stack_listener_shows_ipv4_peers_as_ipv4() {
     }
 }
 
+// A70, on TCP and Unix.
 #[test]
 fn clients_of_a_unix_socket_and_of_tcp_share_one_room() {
     let directory = TempDir::new();
