@@ -104,14 +104,12 @@ impl<S: Server> Handle<S> {
         }
     }
 
-    /// No request is taken any more.
-    pub(super) fn end(&self) {
+    /// No request is taken any more. Gives those that wait: what their closures own may ask again when it is dropped,
+    /// so not under the lock, or panic.
+    pub(super) fn end(&self) -> VecDeque<Ask<S>> {
         let mut queue = self.shared.lock();
         queue.open = false;
-        let asks = std::mem::take(&mut queue.asks);
-        drop(queue);
-        // What the closures own may ask again when it is dropped: not under the lock.
-        drop(asks);
+        std::mem::take(&mut queue.asks)
     }
 
     /// On a worker thread: does the job and sends its result to the loop. Results are bounded by the offload queue,

@@ -508,7 +508,7 @@ impl<S: Server> Mux<S> {
 impl<S: Server> Drop for Mux<S> {
     /// Nobody serves what other threads ask for any more.
     fn drop(&mut self) {
-        self.handle.end();
+        drop(self.handle.end());
     }
 }
 

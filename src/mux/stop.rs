@@ -138,7 +138,10 @@ impl<S: Server> Mux<S> {
         self.turn = self.turn.wrapping_add(1).max(1);
         self.flush_and_reap();
         let tally = self.close_everybody();
-        self.handle.end();
+        let waiting = std::mem::take(&mut self.asks);
+        for ask in waiting.into_iter().chain(self.handle.end()) {
+            self.contain("drop", || drop(ask));
+        }
         let cut = tally.cut;
         let ended = Ended::Stop { status, closed: before.max(tally.closed + cut) - cut, cut };
         self.ending = Ending::Over(ended);
