@@ -133,7 +133,7 @@ fn a_stale_id_reaches_nobody_even_when_its_slot_is_in_use_again() {
         .unwrap();
     let conns = hand.mux.conns();
     assert!(!conns.write(stale, b"x"));
-    assert!(!write!(conns.to(stale), "{}", 1));
+    assert!(!write!(conns.to(stale), "x"));
     assert_eq!(conns.multicast(b"x", [stale]), 0);
     assert_eq!((conns.unsent(stale), conns.discard_output(stale), conns.is_open(stale)), (0, 0, false));
     conns.set_timeout(stale, Duration::ZERO);
