@@ -1,0 +1,223 @@
+//! What the loop asks of the kernel, by its own counters and not by a clock.
+//!
+//! Turns are taken by hand. On a Unix socket what a client has sent is at the server when its call returns, so one
+//! turn serves all of it; on TCP turns are taken until it has come.
+
+mod common;
+mod lab;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{Client, DEADLINE};
+use lab::{BOTH, Hand, Lab, Net, Run};
+use lineplex::config::Limits;
+use socket2::SockRef;
+
+#[test]
+fn an_echoed_line_costs_one_recv_and_one_send() {
+    for net in BOTH {
+        let mut hand = Hand::on(net, Limits::default(), Lab::new());
+        let mut client = hand.client();
+        let before = hand.metrics();
+        for count in 1..=100 {
+            client.send("hello\n");
+            hand.until(|mux| mux.conns().metrics().bytes_out == count * 6);
+            client.expect("hello\n");
+        }
+        let after = hand.metrics();
+        assert_eq!(after.recv_calls - before.recv_calls, 100, "{net:?}");
+        assert_eq!(after.send_calls - before.send_calls, 100, "{net:?}");
+        assert_eq!((after.recv_empty, after.send_refused), (0, 0), "{net:?}");
+        assert_eq!((after.lines, after.accept_calls), (100, before.accept_calls), "{net:?}");
+    }
+}
+
+#[test]
+fn a_burst_of_lines_in_one_packet_costs_one_recv_and_one_send() {
+    for net in BOTH {
+        let mut hand = Hand::on(net, Limits::default(), Lab::new());
+        let mut client = hand.client();
+        let before = hand.metrics();
+        let burst = "line\r\n".repeat(128);
+        client.send(&burst);
+        hand.until(|mux| mux.conns().metrics().bytes_out > 0);
+        client.expect(burst.replace('\r', ""));
+        let after = hand.metrics();
+        assert_eq!(after.lines, 128, "all that one turn gives");
+        assert_eq!(after.recv_calls - before.recv_calls, 1, "{net:?}");
+        assert_eq!(after.send_calls - before.send_calls, 1, "{net:?}");
+        assert_eq!(after.recv_empty, 0);
+    }
+}
+
+#[test]
+fn a_turn_sends_once_to_each_receiver_however_many_lines_were_broadcast_in_it() {
+    // Copied to each, and shared among all.
+    for length in [10, 2000] {
+        let mut hand = Hand::new(
+            Limits::default(),
+            Lab::new().on_line(|ctx, line| {
+                let line = [line, b"\n"].concat();
+                ctx.conns.broadcast(&line, |_| true);
+                ctx.conns.broadcast(&line, |_| true);
+                Ok(())
+            }),
+        );
+        let mut clients: Vec<Client> = (0..10).map(|_| hand.client()).collect();
+        let before = hand.metrics();
+        let line = format!("{}\n", "x".repeat(length));
+        for client in &clients {
+            client.send(&line);
+        }
+        hand.turn();
+        let after = hand.metrics();
+        assert_eq!(after.lines, 10, "one turn has served all");
+        assert_eq!(after.recv_calls - before.recv_calls, 10);
+        assert_eq!(after.send_calls - before.send_calls, 10, "{length}");
+        for client in &mut clients {
+            client.expect(line.repeat(20));
+        }
+    }
+}
+
+#[test]
+fn what_different_phases_write_to_a_connection_leaves_in_one_send() {
+    let lab = Lab::new().on_line(|ctx, _| {
+        ctx.write(b"line ");
+        let id = ctx.id;
+        ctx.conns.wake(id);
+        ctx.set_timeout(Duration::ZERO);
+        Ok(())
+    });
+    let lab = lab.on_wake(|ctx| {
+        ctx.write(b"wake ");
+        Ok(())
+    });
+    let lab = lab.on_timeout(|ctx| {
+        ctx.write(b"timeout\n");
+        Ok(())
+    });
+    let mut hand = Hand::new(Limits::default(), lab);
+    let mut client = hand.client();
+    let before = hand.metrics().send_calls;
+    client.send("go\n");
+    hand.until(|mux| mux.conns().metrics().bytes_out > 0);
+    client.expect("line wake timeout\n");
+    assert_eq!(hand.metrics().send_calls - before, 1);
+}
+
+#[test]
+fn each_connection_and_listener_is_registered_once_and_never_again() {
+    for net in BOTH {
+        let mut hand = Hand::on(net, Limits::default(), Lab::new());
+        assert_eq!(hand.metrics().registrations, 1, "the listener");
+        let mut clients: Vec<Client> = (0..5).map(|_| hand.client()).collect();
+        assert_eq!(hand.metrics().registrations, 6, "{net:?}");
+        let id = hand.id("1");
+        for (count, client) in (1..).zip(&mut clients) {
+            client.send("hello\n");
+            hand.until(|mux| mux.conns().metrics().lines == count);
+            client.expect("hello\n");
+        }
+        hand.mux.conns().pause_input(id);
+        clients[0].send("paused\n");
+        hand.turn();
+        hand.mux.conns().resume_input(id);
+        hand.until(|mux| mux.conns().metrics().lines == 6);
+        // It blocks and is free again.
+        hand.mux.conns().write(id, &[b'x'; MUCH]);
+        clients[0].expect("paused\n");
+        read_all(&mut hand, &mut clients[0], MUCH);
+        clients.clear();
+        hand.until(|mux| mux.conns().metrics().open == 0);
+        assert_eq!(hand.metrics().registrations, 6, "{net:?}");
+    }
+}
+
+#[test]
+fn a_quiet_server_has_no_sweep_and_one_turn_for_what_is_due() {
+    for net in BOTH {
+        let mut hand = Hand::on(net, Limits::default(), Lab::new());
+        let (mut client, _idle) = (hand.client(), hand.client());
+        client.send("hello\nhalf a line");
+        hand.until(|mux| mux.conns().metrics().lines == 1);
+        client.expect("hello\n");
+        hand.turn();
+        // Longer than a sweep would let wait for itself.
+        hand.mux.enter(|_, room| room.conns.after(Duration::from_millis(1300), 7));
+        let before = hand.metrics();
+        assert!(hand.mux.turn(Some(DEADLINE)).unwrap().is_none());
+        let after = hand.metrics();
+        assert_eq!(hand.news().last().unwrap(), "due 7", "one wait, and then it is due");
+        assert_eq!((after.turns - before.turns, after.waits - before.waits), (1, 1), "{net:?}");
+        assert_eq!((after.sweeps, after.lost_edges, after.recv_empty), (0, 0, 0), "{net:?}");
+        assert_eq!(after.recv_calls, before.recv_calls);
+    }
+}
+
+#[test]
+fn nothing_turns_while_nothing_happens() {
+    let limits = Limits { idle_time: Some(HOUR), line_time: Some(HOUR), ..Limits::default() };
+    for net in BOTH {
+        let run = Run::with(net, limits.clone(), Lab::new, |mux| mux.set_tick(Some(HOUR)));
+        let (mut one, two) = (run.client(), run.client());
+        one.send("hello\n");
+        one.expect("hello\n");
+        two.send("half a line");
+        run.ask(|_, room| room.conns.after(HOUR, 1));
+        let until = Instant::now() + DEADLINE;
+        while run.metrics().bytes_in < 17 {
+            assert!(Instant::now() < until);
+        }
+        let before = run.metrics();
+        // The time passes in another loop.
+        let mut clock = Hand::new(Limits::default(), Lab::new());
+        clock.mux.enter(|_, room| room.conns.after(Duration::from_millis(300), 1));
+        clock.wait_for("due 1");
+        let after = run.metrics();
+        assert_eq!(after.turns - before.turns, 1, "the turn of the question itself; {net:?}");
+        assert_eq!(after.waits - before.waits, 1);
+        assert_eq!(after.wakes - before.wakes, 1);
+        drop(two);
+    }
+}
+
+#[test]
+fn urgent_data_does_not_hide_what_lies_behind_it() {
+    let mut hand = Hand::on(Net::Tcp, Limits::default(), Lab::new());
+    let mut stream = TcpStream::connect(&hand.addr).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    hand.until(|mux| mux.conns().metrics().accepted == 1);
+    let mut total = 0;
+    for (before, behind) in [("one\n", "two\n"), ("tel", "net\n"), ("", "six\n")] {
+        stream.write_all(before.as_bytes()).unwrap();
+        assert_eq!(SockRef::from(&stream).send_out_of_band(b"!").unwrap(), 1);
+        stream.write_all(behind.as_bytes()).unwrap();
+        let sent = format!("{before}{behind}");
+        total += sent.len() as u64;
+        hand.until(|mux| mux.conns().metrics().bytes_out == total);
+        let mut echo = vec![0; sent.len()];
+        stream.read_exact(&mut echo).unwrap();
+        assert_eq!(String::from_utf8_lossy(&echo), sent);
+    }
+    let metrics = hand.metrics();
+    assert_eq!((metrics.lines, metrics.sweeps, metrics.lost_edges), (4, 0, 0));
+}
+
+/// Reads `count` bytes while turns are taken.
+#[track_caller]
+fn read_all(hand: &mut Hand, client: &mut Client, count: usize) {
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| client.expect(vec![b'x'; count]));
+        hand.until(|_| reader.is_finished());
+        reader.join().expect("it has read all");
+    });
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+/// More than a socket holds by itself, less than the hard limit.
+const MUCH: usize = 1_000_000;
