@@ -87,6 +87,24 @@ pub(crate) fn peer_credentials(_fd: impl AsFd) -> Option<Credentials> {
     None
 }
 
+/// Whether a poll would say now that `fd` can be written to (`poll(2)`, `POLLOUT`): the system says so only when there
+/// is much room (a third of a TCP socket's buffer), though it takes bytes for less. False when it cannot be asked, and
+/// without the feature `daemon`.
+#[cfg(feature = "daemon")]
+pub(crate) fn is_writable(fd: impl AsFd) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    let mut polled = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
+    let answer = poll(&mut polled, PollTimeout::ZERO);
+    answer.is_ok() && polled[0].revents().is_some_and(|events| events.contains(PollFlags::POLLOUT))
+}
+
+/// The same where it is not asked.
+#[cfg(not(feature = "daemon"))]
+pub(crate) fn is_writable(_fd: impl AsFd) -> bool {
+    false
+}
+
 /// The number of the user called `name_or_number`: a name of the system's user table first, then a plain number, as
 /// `chown(1)` reads it. Without the feature `daemon` only a number is known.
 ///
@@ -148,6 +166,17 @@ mod tests {
             assert_eq!(user_id(text).unwrap_err().kind(), io::ErrorKind::NotFound, "{text:?}");
             assert_eq!(group_id(text).unwrap_err().kind(), io::ErrorKind::NotFound, "{text:?}");
         }
+    }
+
+    #[cfg(feature = "daemon")]
+    #[test]
+    fn a_socket_is_writable_until_it_is_full() {
+        use std::io::Write as _;
+        let (mut ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(is_writable(&ours));
+        ours.set_nonblocking(true).unwrap();
+        while ours.write(&[0; 4096]).is_ok() {}
+        assert!(!is_writable(&ours));
     }
 
     #[cfg(feature = "daemon")]

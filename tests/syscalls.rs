@@ -186,6 +186,43 @@ fn nothing_turns_while_nothing_happens() {
 }
 
 #[test]
+fn a_reader_that_has_stopped_is_tried_once_a_sweep_and_no_edge_is_lost() {
+    for net in BOTH {
+        let (mut hand, mut client) = blocked(net);
+        let before = hand.metrics();
+        hand.until(|mux| mux.conns().metrics().sweeps >= 2);
+        let after = hand.metrics();
+        if net == Net::Unix {
+            // TCP probes a closed window by itself, and may find some room.
+            assert_eq!(after.send_calls - before.send_calls, after.sweeps - before.sweeps);
+            assert_eq!(after.bytes_out, before.bytes_out);
+        }
+        read_all(&mut hand, &mut client, MUCH);
+        assert_eq!(hand.metrics().lost_edges, 0, "{net:?}");
+    }
+}
+
+/// A little room in a full socket is no promise of an event: the system tells of much room only.
+#[test]
+fn a_reader_that_takes_a_little_at_a_time_is_no_lost_edge() {
+    for net in BOTH {
+        let (mut hand, mut client) = blocked(net);
+        let mut read = 0;
+        for _ in 0..2 {
+            client.expect(vec![b'x'; A_LITTLE]);
+            read += A_LITTLE;
+            let sweeps = hand.metrics().sweeps + 1;
+            hand.until(|mux| mux.conns().metrics().sweeps >= sweeps);
+            // The wait that a suspicion is decided after.
+            hand.turn();
+            assert_eq!(hand.metrics().lost_edges, 0, "{net:?}");
+        }
+        read_all(&mut hand, &mut client, MUCH - read);
+        assert_eq!(hand.metrics().lost_edges, 0, "{net:?}");
+    }
+}
+
+#[test]
 fn urgent_data_does_not_hide_what_lies_behind_it() {
     let mut hand = Hand::on(Net::Tcp, Limits::default(), Lab::new());
     let mut stream = TcpStream::connect(&hand.addr).unwrap();
@@ -208,6 +245,28 @@ fn urgent_data_does_not_hide_what_lies_behind_it() {
     assert_eq!((metrics.lines, metrics.sweeps, metrics.lost_edges), (4, 0, 0));
 }
 
+/// A server that has more for its client than the kernel takes, and the client, which has not read yet.
+#[track_caller]
+fn blocked(net: Net) -> (Hand, Client) {
+    let limits = Limits { tcp_user_timeout: None, ..Limits::default() };
+    let mut hand = Hand::on(net, limits, Lab::new());
+    let client = hand.client();
+    let id = hand.id("1");
+    assert!(hand.mux.conns().write(id, &[b'x'; MUCH]));
+    // On TCP the kernel goes on for a while: until a second has brought nothing.
+    let mut sent = (0, 0);
+    hand.until(|mux| {
+        let metrics = mux.conns().metrics();
+        let settled = metrics.sweeps > sent.0 && metrics.bytes_out == sent.1;
+        if metrics.sweeps > sent.0 || metrics.bytes_out != sent.1 {
+            sent = (metrics.sweeps, metrics.bytes_out);
+        }
+        settled
+    });
+    assert!(hand.mux.conns().unsent(id) > 0, "the test needs a full socket");
+    (hand, client)
+}
+
 /// Reads `count` bytes while turns are taken.
 #[track_caller]
 fn read_all(hand: &mut Hand, client: &mut Client, count: usize) {
@@ -221,3 +280,4 @@ fn read_all(hand: &mut Hand, client: &mut Client, count: usize) {
 const HOUR: Duration = Duration::from_secs(3600);
 /// More than a socket holds by itself, less than the hard limit.
 const MUCH: usize = 1_000_000;
+const A_LITTLE: usize = 4096;
