@@ -56,8 +56,8 @@ impl<S: Server> Context<'_, S> {
         self.conns.clear_timeout(self.id);
     }
 
-    /// Closes this connection when everything written so far has been sent. No more input is given to it, and what
-    /// is written from now on is dropped.
+    /// Closes this connection when everything written so far has been sent. No callback but `close` follows, and what
+    /// is written from now on is dropped. The running callback goes on: a loop over `Input::line` still gives lines.
     pub fn close(&mut self) {
         self.conns.close(self.id);
     }
