@@ -385,3 +385,6 @@ pub(crate) const SHARE_MIN_BYTES: usize = 512;
 
 /// Larger buffers are given back to the allocator when they are empty, so that one big answer leaves no trace.
 const SPARE_MAX_BYTES: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests;

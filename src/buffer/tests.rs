@@ -1,0 +1,270 @@
+//! Both buffers against naive models: lines split at LF, one `Vec` of bytes.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::*;
+
+/// What a client that takes lines gets of `bytes`, which came in one piece and no more: the lines, and how many were
+/// too long, of which the first ends it all under [`LongLine::Close`].
+fn naive(bytes: &[u8], max: usize, policy: LongLine) -> (Vec<Vec<u8>>, u32) {
+    let (mut lines, mut long) = (Vec::new(), 0);
+    let mut pieces: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
+    let unfinished = pieces.pop().unwrap();
+    let strip = |piece: &'_ [u8]| piece.strip_suffix(b"\r").unwrap_or(piece).to_vec();
+    for line in pieces.into_iter().map(strip) {
+        if line.len() <= max {
+            lines.push(line);
+            continue;
+        }
+        long += 1;
+        if policy == LongLine::Close {
+            return (lines, long);
+        }
+    }
+    (lines, long + u32::from(strip(unfinished).len() > max))
+}
+
+/// One connection's input as the mux keeps it: a shared buffer that is read into, and a held one while need be.
+struct Connection {
+    shared: Input,
+    held: Option<Input>,
+    pooled: Vec<Input>,
+    lines: Vec<Vec<u8>>,
+    long: u32,
+    overlong: bool,
+}
+
+impl Connection {
+    fn new(max: usize, policy: LongLine) -> Self {
+        let shared = Input::new(max, policy);
+        let pooled = vec![Input::new(max, policy)];
+        Self { shared, held: None, pooled, lines: Vec::new(), long: 0, overlong: false }
+    }
+
+    fn receive(&mut self, chunk: &[u8]) {
+        if let Some(held) = &mut self.held {
+            held.append(chunk);
+        } else {
+            self.shared.storage(chunk.len() + 3)[..chunk.len()].copy_from_slice(chunk);
+            self.shared.filled(chunk.len());
+        }
+    }
+
+    /// One call of `input`: lines as many as the turn gives; whether more may be here.
+    fn give(&mut self, budget: u32) -> bool {
+        let input = self.held.as_mut().unwrap_or(&mut self.shared);
+        input.start_turn(budget);
+        while let Some(line) = input.line() {
+            self.lines.push(line.to_vec());
+        }
+        self.long += input.take_skipped();
+        self.overlong = input.overlong();
+        let stopped = input.stopped_by_budget();
+        match self.held.take() {
+            Some(held) if !held.is_idle() => self.held = Some(held),
+            Some(mut held) => {
+                held.reset();
+                self.pooled.push(held);
+            }
+            None if !self.shared.is_idle() => {
+                let mut held = self.pooled.pop().unwrap();
+                self.shared.hand_over(&mut held);
+                self.held = Some(held);
+            }
+            None => {}
+        }
+        self.shared.reset();
+        stopped && !self.overlong
+    }
+}
+
+fn text() -> impl Strategy<Value = Vec<u8>> {
+    vec(select(b"aab\0\r\n\n".as_slice()), 0..80)
+}
+
+proptest! {
+    #[test]
+    fn any_chunking_gives_the_lines_of_a_naive_split(
+        bytes in text(),
+        sizes in vec(1..12_usize, 1..20),
+        budgets in vec(1..4_u32, 1..20),
+        patience in vec(any::<bool>(), 1..20),
+        max in select([0, 1, 2, 3, 5, 8, 40, usize::MAX].as_slice()),
+        policy in select([LongLine::Close, LongLine::Skip].as_slice()),
+    ) {
+        let mut connection = Connection::new(max, policy);
+        let (mut rest, mut sizes) = (bytes.as_slice(), sizes.iter().cycle());
+        let (mut budgets, mut patience) = (budgets.iter().cycle(), patience.iter().cycle());
+        while !rest.is_empty() && !connection.overlong {
+            let (chunk, more) = rest.split_at(rest.len().min(*sizes.next().unwrap()));
+            rest = more;
+            connection.receive(chunk);
+            // More may come before the lines that a turn left are given.
+            while connection.give(*budgets.next().unwrap()) && *patience.next().unwrap() {}
+        }
+        while connection.held.is_some() && connection.give(*budgets.next().unwrap()) {}
+        let (lines, long) = naive(&bytes, max, policy);
+        prop_assert_eq!(connection.lines, lines);
+        prop_assert_eq!(connection.long + u32::from(connection.overlong), long);
+        prop_assert_eq!(connection.overlong, policy == LongLine::Close && long > 0);
+    }
+
+    #[test]
+    fn take_consume_and_rest_do_what_they_do_to_a_vec(
+        pieces in vec((text(), vec((0..4_u8, 0..9_usize), 0..12)), 1..8),
+    ) {
+        let (mut input, mut model) = (Input::default(), Vec::<u8>::new());
+        for (piece, steps) in pieces {
+            input.append(&piece);
+            input.start_turn(u32::MAX);
+            model.extend(&piece);
+            for (step, count) in steps {
+                match step {
+                    0 => {
+                        input.consume(count);
+                        model.drain(..count.min(model.len()));
+                    }
+                    1 => {
+                        let taken = (count <= model.len()).then(|| model.drain(..count).collect::<Vec<_>>());
+                        prop_assert_eq!(input.take(count), taken.as_deref());
+                    }
+                    2 => {
+                        let end = model.iter().position(|byte| *byte == b'\n');
+                        let line = end.map(|end| model.drain(..=end).collect::<Vec<_>>());
+                        let line = line.as_deref().map(|line| &line[..line.len() - 1]);
+                        let line = line.map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+                        prop_assert_eq!(input.line(), line);
+                    }
+                    _ if count == 0 => {
+                        prop_assert_eq!(input.rest(), model.as_slice());
+                        model.clear();
+                    }
+                    _ => {
+                        let mut held = Input::default();
+                        input.hand_over(&mut held);
+                        prop_assert!(input.is_empty());
+                        input = held;
+                    }
+                }
+                prop_assert_eq!((input.bytes(), input.len()), (model.as_slice(), model.len()));
+                prop_assert_eq!(input.is_empty(), model.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn output_is_a_vec_with_a_hard_limit(
+        hard in 0..6000_usize,
+        steps in vec((0..8_u8, 0..2000_usize), 0..60),
+    ) {
+        let (mut output, mut model) = (Output::default(), Vec::<u8>::new());
+        for (number, (step, count)) in steps.into_iter().enumerate() {
+            let bytes: Vec<u8> = (0..count).map(|at| (at * 7 + number) as u8).collect();
+            match step {
+                0..5 => {
+                    let bytes = if step == 0 { &bytes[..count.min(9)] } else { &bytes };
+                    let added = match step {
+                        0..3 => output.append(bytes, hard),
+                        _ => output.append_shared(&Rc::from(bytes), hard),
+                    };
+                    prop_assert_eq!(added, model.len() + bytes.len() <= hard);
+                    if added {
+                        model.extend(bytes);
+                    }
+                }
+                5 | 6 => {
+                    output.advance(count);
+                    model.drain(..count.min(model.len()));
+                }
+                _ if count < 200 => {
+                    output.clear();
+                    model.clear();
+                }
+                _ => {}
+            }
+            prop_assert_eq!((output.len(), output.is_empty()), (model.len(), model.is_empty()));
+            same_pieces(&output, &model)?;
+        }
+    }
+}
+
+/// `single` and `front` show the unsent bytes of the model.
+fn same_pieces(output: &Output, model: &[u8]) -> Result<(), TestCaseError> {
+    let mut slices = [IoSlice::new(&[]); 64];
+    let used = output.front(&mut slices);
+    let joined: Vec<u8> = slices[..used].iter().flat_map(|slice| slice.to_vec()).collect();
+    prop_assert_eq!(&joined, model, "64 pieces are more than there are");
+    prop_assert!(slices[..used].iter().all(|slice| !slice.is_empty()));
+    match used {
+        1 => prop_assert_eq!(output.single(), Some(model)),
+        _ => prop_assert_eq!(output.single(), None),
+    }
+    let mut first = [IoSlice::new(&[]); 1];
+    prop_assert_eq!(output.front(&mut first), used.min(1));
+    prop_assert_eq!(&*first[0], slices[..used].first().map_or(&[][..], |slice| slice));
+    Ok(())
+}
+
+#[test]
+fn nothing_of_an_overlong_line_is_given_however_it_comes() {
+    for policy in [LongLine::Close, LongLine::Skip] {
+        let bytes = b"one\nSECRETSECRET\nsix\n";
+        for at in 0..bytes.len() {
+            let mut connection = Connection::new(3, policy);
+            for chunk in [&bytes[..at], &bytes[at..]] {
+                connection.receive(chunk);
+                while connection.give(1) {}
+                let shown = connection.held.as_ref().map_or(&[][..], Input::bytes);
+                assert!(policy == LongLine::Close || !shown.contains(&b'S') || shown.len() <= 4, "{at}");
+                if connection.overlong {
+                    break;
+                }
+            }
+            let all = connection.lines.concat();
+            assert_eq!(all, if policy == LongLine::Close { "one" } else { "onesix" }.as_bytes(), "{at}");
+        }
+    }
+}
+
+#[test]
+fn no_line_is_given_after_an_overlong_one_that_closes() {
+    let mut input = Input::new(3, LongLine::Close);
+    input.append(b"toolong\nok\n");
+    for _ in 0..2 {
+        input.start_turn(9);
+        assert_eq!(input.line(), None);
+        assert!(input.overlong() && !input.is_idle());
+    }
+    input.reset();
+    input.append(b"ok\n");
+    input.start_turn(9);
+    assert_eq!(input.line(), Some(b"ok".as_slice()));
+}
+
+#[test]
+fn the_budget_of_lines_is_exact_and_says_when_more_may_be_here() {
+    let mut input = Input::new(9, LongLine::Close);
+    input.append(b"1\n2\n3\n");
+    for (budget, given, stopped) in [(0, 0, true), (2, 2, true), (1, 1, false), (5, 0, false)] {
+        input.start_turn(budget);
+        assert_eq!(std::iter::from_fn(|| input.line().map(|_| ())).count(), given);
+        assert_eq!((input.lines_left(), input.stopped_by_budget()), (budget - given as u32, stopped));
+    }
+}
+
+#[test]
+fn the_hard_limit_of_output_is_exact() {
+    let shared: Rc<[u8]> = Rc::from([b's'; SHARE_MIN_BYTES].as_slice());
+    let mut output = Output::default();
+    assert!(output.append(b"", 0) && output.is_empty());
+    assert!(!output.append(b"x", 0) && !output.append_shared(&shared, SHARE_MIN_BYTES - 1));
+    assert!(output.append(b"abc", 3) && !output.append(b"d", 3) && output.append(b"", 0));
+    assert!(!output.append_shared(&shared, SHARE_MIN_BYTES + 2));
+    assert!(output.append_shared(&shared, SHARE_MIN_BYTES + 3));
+    assert_eq!(output.len(), SHARE_MIN_BYTES + 3);
+    output.advance(4);
+    assert_eq!(output.single(), Some(&shared[1..]), "what is shared is not copied");
+    assert!(std::ptr::eq(output.single().unwrap().as_ptr(), &raw const shared[1]));
+}
