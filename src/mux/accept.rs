@@ -213,7 +213,7 @@ impl<S: Server> Mux<S> {
         }
         // What happened to it while it was being opened.
         let late = conn.rare.as_mut().is_some_and(|rare| std::mem::take(&mut rare.late));
-        let woken = std::mem::take(&mut conn.woken);
+        let woken = conn.woken;
         if conn.output.is_some() {
             self.conns.lists.dirty(id, conn);
         }
@@ -222,8 +222,9 @@ impl<S: Server> Mux<S> {
         if late {
             self.conns.timers.wish(TimerKey::Deadline(id), Some(Duration::ZERO));
         }
-        if woken {
-            self.conns.wake(id);
+        // Phase 5 took it off its list, unless it has not come by since.
+        if woken && !self.conns.lists.woken.contains(&id) {
+            self.conns.lists.woken.push(id);
         }
     }
 
