@@ -15,7 +15,7 @@ use socket2::{Domain, Socket, Type};
 
 fn adopt(hand: &mut Hand, descriptor: impl Into<OwnedFd>) -> ConnId {
     let descriptor = descriptor.into();
-    hand.mux.enter(|lab, room| room.adopt(descriptor, LabClient::named(lab, "it")).unwrap())
+    hand.mux.enter(|lab, room| room.adopt(descriptor, LabClient::named(lab, "it")).expect("it can be polled"))
 }
 
 fn listening() -> Hand {

@@ -176,7 +176,8 @@ fn times_without_end_are_times_that_never_come() {
         two.half_close();
         drop(two);
         hand.until(|mux| {
-            ended = ended.or(mux.turn(Some(Duration::from_millis(5))).unwrap());
+            let next = mux.turn(Some(Duration::from_millis(5))).unwrap();
+            ended = ended.or(next);
             ended.is_some()
         });
         assert_eq!(ended, Some(Ended::Stop { status: 0, closed: 1, cut: 0 }));

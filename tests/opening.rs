@@ -25,11 +25,14 @@ fn telling() -> Lab {
 
 /// An address that answers nobody until its queue, which is full, is emptied.
 fn silent() -> (Socket, SocketAddr, TcpStream) {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
-    socket.listen(0).unwrap();
-    let addr = socket.local_addr().unwrap().as_socket().unwrap();
-    let first = TcpStream::connect(addr).unwrap();
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket of this test");
+    socket
+        .bind(&"127.0.0.1:0".parse::<SocketAddr>().expect("a socket of this test").into())
+        .expect("a socket of this test");
+    socket.listen(0).expect("a socket of this test");
+    let addr =
+        socket.local_addr().expect("a socket of this test").as_socket().expect("a socket of this test");
+    let first = TcpStream::connect(addr).expect("a socket of this test");
     (socket, addr, first)
 }
 
@@ -37,7 +40,7 @@ fn silent() -> (Socket, SocketAddr, TcpStream) {
 fn what_was_asked_before_connection_comes_after_it_once() {
     for in_a_turn in [false, true] {
         let mut hand = Hand::new(Limits::default(), telling());
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (ours, mut theirs) = UnixStream::pair().expect("a socket of this test");
         let ask = |lab: &mut Lab, room: &mut lineplex::Room<'_, Lab>| {
             let id = room.adopt(OwnedFd::from(ours), LabClient::named(lab, "pair")).unwrap();
             assert!(room.conns.write(id, b"written before\n"));
