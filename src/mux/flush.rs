@@ -18,7 +18,7 @@ use crate::slots::ConnId;
 
 /// How one send left a connection.
 enum Sent {
-    /// There was nothing to send.
+    /// There was nothing to send: nothing was written, or only nothing.
     Idle,
     /// The last byte left now.
     Emptied,
@@ -87,13 +87,12 @@ impl<S: Server> Mux<S> {
                 self.conns.unchoke(id);
             }
             Sent::Failed(error) => self.io_failed(id, "send", error),
-            Sent::Emptied => {
+            Sent::Emptied | Sent::Idle => {
                 if let Some(output) = conn.output.take() {
                     self.conns.pool.give_back(output);
                 }
-                self.emptied(id, true);
+                self.emptied(id, matches!(sent, Sent::Emptied));
             }
-            Sent::Idle => self.emptied(id, false),
         }
     }
 
@@ -223,7 +222,7 @@ fn send(conn: &mut Conn, metrics: &mut Metrics) -> Sent {
         return Sent::Idle;
     };
     if output.is_empty() {
-        return Sent::Emptied;
+        return Sent::Idle;
     }
     if conn.blocked {
         return Sent::Blocked;
