@@ -157,3 +157,6 @@ impl Conns {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
