@@ -23,10 +23,13 @@ const ALL: usize = 96 * MIB;
 /// Our own buffers and the allocator's ways; what was sent is many times that.
 const GROWTH_MAX_KIB: usize = 24 * 1024;
 
+/// One way to write a line.
+type WriteLine = fn(&mut Conns, ConnId);
+
 #[test]
 fn a_receiver_that_is_always_a_little_behind_does_not_make_the_server_grow() {
     let mut hand = Hand::new(Limits::default(), Lab::new());
-    let lines: [(&str, fn(&mut Conns, ConnId)); 3] = [
+    let lines: [(&str, WriteLine); 3] = [
         ("of its own", |conns, id| {
             conns.write(id, &[b'x'; 400]);
         }),
@@ -62,7 +65,7 @@ fn a_receiver_that_is_always_a_little_behind_does_not_make_the_server_grow() {
 }
 
 fn resident_kib() -> usize {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
+    let status = fs::read_to_string("/proc/self/status").expect("Linux tells it");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells it");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }

@@ -14,7 +14,7 @@ use lineplex::config::Limits;
 use lineplex::{Ended, Room};
 
 fn pause(room: &mut Room<'_, Lab>) {
-    let name = room.conns.local_addrs().next().unwrap().0.to_owned();
+    let name = room.conns.local_addrs().next().expect("it listens").0.to_owned();
     room.conns.listener(&name).pause();
 }
 
@@ -182,7 +182,7 @@ fn a_job_whose_answer_panics_when_it_is_dropped_does_not_take_its_thread_with_it
             // The panic of the job leaves `bomb` to be dropped on the worker thread.
             ctx.offload(job, move |_, ctx, answer| {
                 std::mem::forget(bomb);
-                write!(ctx, "{answer}\n");
+                writeln!(ctx, "{answer}");
                 Ok(())
             })
         })
