@@ -229,6 +229,7 @@ fn a_listener_is_known_to_its_clients_by_name_and_paused_and_resumed_by_it() {
     served.expect("chat\n");
     hand.turn();
     let calls = hand.metrics().accept_calls;
+    assert_eq!(hand.metrics().accepted, 1, "who comes to a paused listener waits");
     for _ in 0..5 {
         hand.turn();
     }
