@@ -58,7 +58,7 @@ metrics! {
     counter connects;
     /// Connections closed.
     counter closed;
-    /// Of those, closed over the output limit.
+    /// Of those, closed over an output limit: too much waited, or nothing was taken for too long.
     counter output_limit;
     /// Lines longer than the limit.
     counter long_lines;

@@ -29,6 +29,7 @@ fn the_defaults_are_as_stated() {
         lines_per_second: None,
         lines_burst: 40,
         line_time: None,
+        output_stall_time: Some(Duration::from_secs(30)),
         idle_time: None,
         drain_time: seconds(10),
         linger_time: seconds(2),

@@ -182,6 +182,34 @@ fn a_line_that_takes_too_long_closes_although_bytes_keep_coming() {
     }
 }
 
+// RL D2
+#[test]
+fn who_takes_nothing_of_its_answers_for_too_long_is_closed_whatever_it_goes_on_sending() {
+    for net in BOTH {
+        let limits = Limits { output_stall_time: Some(Duration::from_millis(1)), ..Limits::default() };
+        let mut run = Run::on(net, limits, || {
+            Lab::new().on_line(|ctx, line| {
+                // More than the kernel takes from us for one client, less than the hard limit.
+                let piece = vec![b'x'; 64 * 1024];
+                while line == b"flood" && ctx.conns.unsent(ctx.id) < 600 * 1024 {
+                    ctx.write(&piece);
+                }
+                ctx.write(b"\n");
+                Ok(())
+            })
+        });
+        let (reader, mut other) = (run.client(), run.client());
+        reader.send("flood\nand what is never read\n");
+        run.wait_for("1 line flood");
+        other.send("served\n");
+        other.expect("\n");
+        run.wait_for("1 close output-stalled");
+        other.send("served\n");
+        other.expect("\n");
+        assert_eq!(run.metrics().output_limit, 1);
+    }
+}
+
 // RL D5
 #[test]
 fn silence_closes_and_our_own_output_does_not_put_it_off() {

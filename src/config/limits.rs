@@ -53,6 +53,10 @@ pub struct Limits {
     /// Unsent bytes past which a write is dropped and the connection closed (`CloseReason::OutputLimit`).
     /// Default 1 MiB, at least `output_soft_bytes`.
     pub output_hard_bytes: usize,
+    /// How long a client over `output_soft_bytes` may take nothing at all of what waits for it. Past it: closed
+    /// (`CloseReason::OutputStalled`), seen once a second. Default 30 s, as for TCP's own `tcp_user_timeout`, which Unix
+    /// sockets do not have. File: `output_stall_seconds`, 0 for off.
+    pub output_stall_time: Option<Duration>,
     /// Most connections at once. At it a newcomer is refused with one line, and counted. `None` (the default): the
     /// process's descriptor limit (raised as far as it may be) less 32.
     pub max_connections: Option<usize>,
@@ -135,6 +139,7 @@ impl Default for Limits {
             input_max_bytes: 1024 * KIB,
             output_soft_bytes: 256 * KIB,
             output_hard_bytes: 1024 * KIB,
+            output_stall_time: Some(Duration::from_secs(30)),
             max_connections: None,
             max_per_address: None,
             max_per_network: None,

@@ -206,6 +206,12 @@ pub(super) static OPTIONS: &[Opt] = &[
     ),
     row!("lines_burst", "N", "a client's lines at once", Field::Count32(|d| &mut d.limits.lines_burst)),
     row!(
+        "output_stall_seconds",
+        "SECONDS",
+        "for a slow reader to take something",
+        Field::MaybeSeconds(|d| &mut d.limits.output_stall_time)
+    ),
+    row!(
         "line_seconds",
         "SECONDS",
         "from a line's first byte to its end",

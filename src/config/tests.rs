@@ -77,7 +77,7 @@ fn every_limit_is_read_under_its_file_name() {
     let config = config(
         "line_max_bytes = 512\nlong_line = 'skip'\ninput_max_bytes = '2k'\noutput_soft_bytes = 1\noutput_hard_bytes = '1M'\n\
          max_connections = 3\nmax_per_address = 4\nmax_per_network = 5\nnetwork_prefix_v4 = 32\nnetwork_prefix_v6 = 128\n\
-         lines_per_second = 6\nlines_burst = 7\nline_seconds = 0.5\nidle_seconds = 8\ndrain_seconds = 9\n\
+         lines_per_second = 6\nlines_burst = 7\nline_seconds = 0.5\noutput_stall_seconds = 28\nidle_seconds = 8\ndrain_seconds = 9\n\
          linger_seconds = 10\nlinger_max_seconds = 11\nlinger_max_bytes = 12\nconnect_seconds = 13\nstop_seconds = 14\n\
          accepts_per_turn = 15\nbytes_per_turn = 1024\nlines_per_turn = 17\nrequests_per_turn = 27\nexpiries_per_turn = 18\n\
          slow_turn_seconds = 1.5\non_panic = 'abort'\nkeepalive_idle_seconds = 19\nkeepalive_interval_seconds = 20\n\
@@ -99,6 +99,7 @@ fn every_limit_is_read_under_its_file_name() {
         lines_per_second: Some(6),
         lines_burst: 7,
         line_time: Some(Duration::from_millis(500)),
+        output_stall_time: Some(Duration::from_secs(28)),
         idle_time: Some(seconds(8)),
         drain_time: seconds(9),
         linger_time: seconds(10),

@@ -200,6 +200,8 @@ pub enum CloseReason {
     InputLimit,
     /// More than `Limits::output_hard_bytes` were waiting to be sent.
     OutputLimit,
+    /// It took nothing of its output for `Limits::output_stall_time`.
+    OutputStalled,
     /// Reading or writing failed, for example because the peer reset the connection.
     Io(io::Error),
     /// An outgoing connection could not be opened; `connection` was never called.
@@ -226,6 +228,7 @@ impl CloseReason {
             Self::LineTooLong => "line-too-long",
             Self::InputLimit => "input-limit",
             Self::OutputLimit => "output-limit",
+            Self::OutputStalled => "output-stalled",
             Self::Io(_) => "io",
             Self::ConnectFailed(_) => "connect-failed",
             Self::Failed(_) => "failed",

@@ -108,6 +108,8 @@ pub(super) struct Rare {
     pub(super) line_began: Option<Instant>,
     /// Lines that may still come now, and when that was counted; kept only with a rate.
     pub(super) allowance: Option<(f64, Instant)>,
+    /// Since when a sweep finds it over the soft limit with nothing taken.
+    pub(super) stalled: Option<Instant>,
     /// Out of allowance until then.
     pub(super) throttled: Option<Instant>,
 }

@@ -211,6 +211,10 @@ impl Conns {
     pub fn resume_input(&mut self, id: ConnId) {
         if let Some(conn) = self.slots.at_mut(id).filter(|conn| conn.paused) {
             conn.paused = false;
+            if let Some(rare) = conn.rare.as_mut() {
+                // While we did not read, no line could end.
+                rare.line_began = rare.line_began.and(Some(self.now));
+            }
             conn.again |= conn.held.is_some();
             self.lists.ready(id, conn);
         }

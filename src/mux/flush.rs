@@ -61,7 +61,7 @@ impl<S: Server> Mux<S> {
             return;
         }
         if conn.phase <= Phase::Draining && matches!(conn.reason, Some(CloseReason::OutputLimit)) {
-            return self.output_limit(id);
+            return self.output_limit(id, "output_hard_bytes", CloseReason::OutputLimit);
         }
         if conn.drained_turn == turn && conn.output.is_some() {
             conn.dirty = true;
@@ -70,8 +70,13 @@ impl<S: Server> Mux<S> {
         }
         let before = self.conns.metrics.bytes_out;
         let sent = send(conn, &mut self.conns.metrics);
-        if conn.swept && self.conns.metrics.bytes_out > before {
-            self.suspects.push(id);
+        if self.conns.metrics.bytes_out > before {
+            if conn.swept {
+                self.suspects.push(id);
+            }
+            if let Some(rare) = conn.rare.as_mut() {
+                rare.stalled = None;
+            }
         }
         match sent {
             Sent::Blocked => {
@@ -139,12 +144,12 @@ impl<S: Server> Mux<S> {
         }
     }
 
-    fn output_limit(&mut self, id: ConnId) {
+    fn output_limit(&mut self, id: ConnId, limit: &str, reason: CloseReason) {
         self.conns.metrics.output_limit += 1;
         if let Some(more) = self.quiet.limit.allow(self.conns.now) {
-            log::warn!("connection {id}: output_hard_bytes reached{}", suppressed(more));
+            log::warn!("connection {id}: {limit} reached{}", suppressed(more));
         }
-        self.conns.cut(id, CloseReason::OutputLimit);
+        self.conns.cut(id, reason);
     }
 
     /// Phase 8 for one connection: the socket goes, then `close` is called, then the slot is free.
@@ -196,7 +201,16 @@ impl<S: Server> Mux<S> {
         self.conns.metrics.sweeps += 1;
         let conns = &mut self.conns;
         let mut doubts = false;
+        let (now, limit) = (conns.now, conns.limits.output_stall_time);
+        let mut stalled = Vec::new();
         for (id, conn) in conns.slots.iter_mut() {
+            if conn.blocked && conn.choked {
+                let since = *conn.rare().stalled.get_or_insert(now);
+                if limit.is_some_and(|limit| now >= since + limit) {
+                    stalled.push(id);
+                    continue;
+                }
+            }
             if conn.blocked {
                 // A little room brings no event and is no lost edge; what a poll would tell of should have brought one.
                 conn.swept = conn.stream.as_ref().is_some_and(crate::sys::is_writable);
@@ -213,6 +227,9 @@ impl<S: Server> Mux<S> {
         }
         if doubts {
             conns.want_sweep();
+        }
+        for id in stalled {
+            self.output_limit(id, "output_stall_seconds", CloseReason::OutputStalled);
         }
     }
 }

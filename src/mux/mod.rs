@@ -561,7 +561,12 @@ fn bounded(mut limits: Limits) -> Limits {
         &mut limits.connect_time,
         &mut limits.stop_time,
     ];
-    for time in whole.into_iter().chain(&mut limits.line_time).chain(&mut limits.idle_time) {
+    for time in whole
+        .into_iter()
+        .chain(&mut limits.line_time)
+        .chain(&mut limits.idle_time)
+        .chain(&mut limits.output_stall_time)
+    {
         *time = TIME_MAX.min(*time);
     }
     limits
