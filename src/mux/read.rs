@@ -2,7 +2,9 @@
 //!
 //! One shared buffer is read into; what a client leaves unconsumed moves to a buffer of its own, so an idle
 //! connection holds none. A read that fills less than it was offered has emptied the socket: no second call is made
-//! to be told so, unless the peer has ended its side or urgent data lies in between.
+//! to be told so, unless the peer has ended its side, urgent data lies in between, or the descriptor is an adopted one
+//! (a terminal gives a line at a time). A Unix client that attaches descriptors to its bytes, which nobody here takes,
+//! also ends a read early: what it sends behind them waits until it sends more.
 
 use std::io;
 use std::time::Duration;
