@@ -46,6 +46,8 @@ metrics! {
     counter lines;
     /// Connections open now, denied and closing ones included.
     gauge open;
+    /// Connections that have output which the kernel does not take now, because their peers read slowly.
+    gauge blocked;
     /// Clients taken from listeners, those refused or denied included.
     counter accepted;
     /// Of those, refused because a limit was reached.

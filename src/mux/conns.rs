@@ -293,7 +293,7 @@ impl Conns {
     /// What the loop has counted so far.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
-        Metrics { open: self.slots.len() as u64, ..self.metrics }
+        Metrics { open: self.slots.len() as u64, blocked: self.blocked as u64, ..self.metrics }
     }
 
     /// The limits of this mux.
