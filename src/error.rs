@@ -23,6 +23,8 @@ pub enum ErrorKind {
     Io,
     /// A hook of the application refused to go on.
     Hook,
+    /// The state of the image before cannot be read: exit status 70. That image goes on, or starts afresh without it.
+    State,
 }
 
 /// What went wrong with the server as a whole.
@@ -54,10 +56,15 @@ impl Error {
         self.kind
     }
 
-    /// The exit status that tells this error to a supervisor: 2 for the command line, else 1.
+    /// The exit status that tells this error to a supervisor: 2 for the command line, 70 for the state of a handover
+    /// (`EX_SOFTWARE` of `sysexits(3)`), else 1.
     #[must_use]
     pub fn exit_status(&self) -> u8 {
-        if self.kind == ErrorKind::Usage { 2 } else { 1 }
+        match self.kind {
+            ErrorKind::Usage => 2,
+            ErrorKind::State => 70,
+            _ => 1,
+        }
     }
 
     /// The whole story on one line: this level, then every cause, joined with `: `.
@@ -98,5 +105,6 @@ mod tests {
         assert_eq!(error.chain(), "cannot listen on 127.0.0.1:80: address in use");
         assert_eq!(error.exit_status(), 1);
         assert_eq!(Error::new(ErrorKind::Usage, "unknown option").exit_status(), 2);
+        assert_eq!(Error::new(ErrorKind::State, "cannot read the state").exit_status(), 70);
     }
 }

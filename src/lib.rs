@@ -69,7 +69,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | values: no I/O, no clock | [`Error`]; [`codec`] wire formats; [`Input`] and [`Output`]; [`ConnId`]; [`wheel`] the timers; [`access`] allow and deny lists; [`metrics`] |
+//! | values: no I/O, no clock | [`Error`]; [`codec`] wire formats; [`Input`] and [`Output`]; [`ConnId`]; [`wheel`] the timers; [`access`] allow and deny lists; [`metrics`]; [`state`] what a handover keeps |
 //! | edges: what touches the system | [`config`] file, command line, limits; [`net`] listeners and streams; [`signals`]; [`logging`] |
 //! | mux: the loop | [`Mux`], [`Server`], [`MuxCallback`], [`Context`], [`Room`], [`Conns`], [`Handle`] |
 //! | process: the flow | [`run`], [`run_with`] |
@@ -145,6 +145,7 @@ mod process;
 #[cfg(feature = "signals")]
 pub mod signals;
 mod slots;
+pub mod state;
 mod sys;
 pub mod wheel;
 

@@ -28,14 +28,24 @@ impl ConnId {
     }
 
     pub(crate) fn token(self) -> mio::Token {
-        mio::Token((self.generation as usize) << 32 | self.slot as usize)
+        mio::Token(self.to_bits() as usize)
     }
 
     /// The connection that a token names; none for a token of generation 0, which the mux keeps for itself.
-    #[allow(clippy::cast_possible_truncation, reason = "taking the two halves apart is the purpose")]
     pub(crate) fn of_token(token: mio::Token) -> Option<Self> {
-        let generation = (token.0 >> 32) as u32;
-        (generation != 0).then_some(Self { slot: token.0 as u32, generation })
+        Self::from_bits(token.0 as u64)
+    }
+
+    /// The name as one number, for a state: it stays what it is over a handover.
+    pub(crate) fn to_bits(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.slot)
+    }
+
+    /// The name that is that number; none if its generation is 0, which is never given.
+    #[allow(clippy::cast_possible_truncation, reason = "taking the two halves apart is the purpose")]
+    pub(crate) fn from_bits(bits: u64) -> Option<Self> {
+        let generation = (bits >> 32) as u32;
+        (generation != 0).then_some(Self { slot: bits as u32, generation })
     }
 }
 

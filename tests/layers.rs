@@ -13,7 +13,7 @@ use std::path::Path;
 /// folder is one unit.
 const FLOORS: &[(&str, &[&str])] = &[
     // `codec` before `buffer`: `Input::line` is the line codec, applied to a buffer.
-    ("values", &["error", "codec", "buffer", "slots", "wheel", "access", "metrics"]),
+    ("values", &["error", "codec", "buffer", "slots", "wheel", "access", "metrics", "state"]),
     ("edges", &["sys", "config", "net", "signals", "logging"]),
     ("mux", &["mux"]),
     ("process", &["process"]),
