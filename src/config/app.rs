@@ -226,7 +226,7 @@ impl<'de> de::Deserializer<'de> for Item<'_> {
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
         match &self.node.kind {
-            Kind::Int(int) => visitor.visit_i64(*int),
+            Kind::Int(int) | Kind::Octal(int) => visitor.visit_i64(*int),
             Kind::Float(float) => visitor.visit_f64(*float),
             Kind::Bool(flag) => visitor.visit_bool(*flag),
             Kind::Text(text) | Kind::Date(text) => visitor.visit_str(text),

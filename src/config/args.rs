@@ -7,6 +7,7 @@ use std::ffi::OsString;
 
 use super::builder::AppOption;
 use super::node::{At, Kind, Mistakes, Node, truth};
+use super::process::{Action, Control, NO_DAEMON};
 use super::table::{self, Opt};
 
 /// What a list of arguments says.
@@ -22,6 +23,8 @@ pub(super) struct Arguments {
     pub(super) version: bool,
     /// `--check`
     pub(super) check: bool,
+    /// `--reload`, `--stop`, `--wait`, in the order of [`CONTROL`].
+    pub(super) control: [bool; 3],
     /// What follows `--`.
     pub(super) rest: Vec<String>,
 }
@@ -82,7 +85,7 @@ pub(super) fn parse(
         }
         let Some(target) = Target::find(&name, app_options) else {
             let names = app_options.iter().map(|option| option.name.as_str());
-            let names = names.chain(["check", "help", "version"]);
+            let names = names.chain(SPECIAL);
             mistakes.add("", &giver.at(&name), table::unknown("option", &name, names));
             continue;
         };
@@ -110,7 +113,7 @@ fn option_text(word: &str) -> Option<&str> {
     }
 }
 
-/// `--help`, `--version` and `--check`, which are not settings.
+/// What is not a setting.
 fn special(
     giver: Giver,
     name: &str,
@@ -119,7 +122,7 @@ fn special(
     mistakes: &mut Mistakes,
 ) -> bool {
     match (name, value) {
-        ("help" | "version" | "check", _) if giver == Giver::Run => {
+        (name, _) if giver == Giver::Run && SPECIAL.contains(&name) => {
             mistakes.add("", &giver.at(name), "it belongs to the command line");
         }
         ("help", None) => found.help = Some(found.help.unwrap_or(Help::Short)),
@@ -127,10 +130,38 @@ fn special(
         ("version", None) => found.version = true,
         ("check", None) => found.check = true,
         ("help", Some(_)) => mistakes.add("", &giver.at(name), "write --help or --help=all"),
-        ("version" | "check", Some(_)) => mistakes.add("", &giver.at(name), "it takes no value"),
+        (name, Some(_)) if SPECIAL.contains(&name) => {
+            mistakes.add("", &giver.at(name), "it takes no value");
+        }
+        (name, None) if CONTROL.contains(&name) => {
+            if !cfg!(feature = "daemon") {
+                mistakes.add("", &giver.at(name), NO_DAEMON);
+            }
+            for (known, given) in CONTROL.iter().zip(&mut found.control) {
+                *given |= *known == name;
+            }
+        }
         _ => return false,
     }
     true
+}
+
+/// What `--reload`, `--stop` and `--wait` come to.
+pub(super) fn control(arguments: &Arguments, mistakes: &mut Mistakes) -> Option<Control> {
+    let mut wrong = |name: &str, what: &str| {
+        mistakes.add("", &At::Argument(name.to_owned()), what);
+        None
+    };
+    let [reload, stop, wait] = arguments.control;
+    match (reload, stop) {
+        (true, true) => wrong("reload", "not together with --stop"),
+        (true, false) if arguments.check => wrong("reload", "not together with --check"),
+        (false, true) if arguments.check => wrong("stop", "not together with --check"),
+        (true, false) => Some(Control { action: Action::Reload, wait }),
+        (false, true) => Some(Control { action: Action::Stop, wait }),
+        (false, false) if wait => wrong("wait", "it belongs to --reload or --stop"),
+        (false, false) => None,
+    }
 }
 
 fn utf8<'a>(giver: Giver, word: &'a OsString, mistakes: &mut Mistakes) -> Option<&'a str> {
@@ -199,3 +230,7 @@ impl<'a> Target<'a> {
         }
     }
 }
+
+/// The options that are not settings; no application can have one of these names.
+pub(super) const SPECIAL: [&str; 6] = ["check", "help", "reload", "stop", "version", "wait"];
+const CONTROL: [&str; 3] = ["reload", "stop", "wait"];

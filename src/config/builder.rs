@@ -186,6 +186,7 @@ impl ConfigBuilder {
             return Ok(Outcome::Version(version_text(&name, self.version.as_deref())));
         }
         let run = args::parse(Giver::Run, &self.run_arguments, &self.app_options, &mut mistakes);
+        let control = args::control(&line, &mut mistakes);
         let (check_only, arguments) = (line.check, line.rest.clone());
 
         let code = Source::from_code(&self.code, &At::Code, &mut mistakes);
@@ -200,9 +201,15 @@ impl ConfigBuilder {
         mistakes.into_result()?;
 
         config.log.function = self.log_function;
+        if config.process.is_daemon()
+            && config.log.function.is_none()
+            && config.log.target == LogTarget::Stderr
+        {
+            warnings.push("background: the log stays on standard error; set log_file".to_owned());
+        }
         config.warnings = warnings;
         config.check_only = check_only;
-        config.extra = Extra { app, arguments, conf_text: None };
+        config.extra = Extra { app, arguments, conf_text: None, control };
         if let Some(read) = read {
             config.conf_file =
                 Some(absolute(&read.path).map_err(|what| Error::new(ErrorKind::Config, what))?);
@@ -214,7 +221,8 @@ impl ConfigBuilder {
     fn check_app_options(&self, mistakes: &mut Mistakes) {
         for option in &self.app_options {
             let ours = table::find(&option.name).is_some()
-                || ["help", "version", "check", ""].contains(&option.name.as_str());
+                || args::SPECIAL.contains(&option.name.as_str())
+                || option.name.is_empty();
             if ours {
                 mistakes.add(
                     "app_option",
@@ -364,9 +372,12 @@ fn assemble(mut draft: Draft, name: &str, mistakes: &mut Mistakes, warnings: &mu
             warnings.push(format!("{key}: without effect; log_file is not `syslog`"));
         }
     }
+    let (process, restart) = draft.process.finish(&draft.set_at, mistakes);
     Config {
         listen,
         access,
+        process,
+        restart,
         check_for_dequeue: draft.check_for_dequeue,
         log: LogConfig { level: draft.log_level, target, function: None },
         limits: draft.limits,

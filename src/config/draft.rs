@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::node::{At, Mistakes, Node};
-use super::table::Opt;
+use super::process::{NO_DAEMON, ProcessDraft};
+use super::table::{self, Opt};
 use super::{Facility, KeepAlive, Limits};
 
 /// The configuration while sources are applied.
@@ -32,6 +33,7 @@ pub(super) struct Draft {
     pub(super) syslog_ident: Option<String>,
     pub(super) syslog_facility: Facility,
     pub(super) syslog_logsock: Option<String>,
+    pub(super) process: ProcessDraft,
     /// Where each option was last set.
     pub(super) set_at: BTreeMap<&'static str, At>,
 }
@@ -67,6 +69,7 @@ impl Draft {
             syslog_ident: None,
             syslog_facility: Facility::default(),
             syslog_logsock: None,
+            process: ProcessDraft::default(),
             set_at: BTreeMap::new(),
         }
     }
@@ -74,7 +77,9 @@ impl Draft {
     /// Gives `option` the value of `node`.
     pub(super) fn apply(&mut self, option: &'static Opt, node: &Node, mistakes: &mut Mistakes) {
         self.set_at.insert(option.name, node.last().at.clone());
-        if let Err(what) = option.field.set(self, node) {
+        if !table::is_available(option) {
+            mistakes.add(option.name, &node.last().at, NO_DAEMON);
+        } else if let Err(what) = option.field.set(self, node) {
             mistakes.add(option.name, &node.last().at, what);
         }
     }

@@ -58,6 +58,7 @@ fn node(value: &DeValue<'_>, span: Range<usize>, places: &Places<'_>) -> Node {
     let kind = match value {
         DeValue::String(text) => Kind::Text(text.to_string()),
         DeValue::Integer(integer) => match i64::from_str_radix(integer.as_str(), integer.radix()) {
+            Ok(octal) if integer.radix() == 8 => Kind::Octal(octal),
             Ok(integer) => Kind::Int(integer),
             // TOML ends where i64 does; as a float it is out of every range, and is shown as it was written.
             Err(_) => Kind::Float(integer.as_str().parse().unwrap_or(f64::INFINITY)),

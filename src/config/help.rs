@@ -3,7 +3,7 @@
 use super::args::Help;
 use super::builder::AppOption;
 use super::draft::Draft;
-use super::table::OPTIONS;
+use super::table::{self, OPTIONS};
 
 /// The help of a program. The short one has at most 24 lines of at most 80 columns, however many options the
 /// application declared: what does not fit is counted.
@@ -19,7 +19,7 @@ pub(super) fn text(help: Help, program: &str, about: &str, app: &[AppOption]) ->
             lines.extend(
                 OPTIONS
                     .iter()
-                    .filter(|option| option.common)
+                    .filter(|option| option.common && table::is_available(option))
                     .map(|option| line(option.name, option.hint, option.help, "")),
             );
             lines.extend(special());
@@ -38,7 +38,7 @@ pub(super) fn text(help: Help, program: &str, about: &str, app: &[AppOption]) ->
         }
         Help::All => {
             let mut draft = Draft::new();
-            for option in OPTIONS {
+            for option in OPTIONS.iter().filter(|option| table::is_available(option)) {
                 let shown = draft.show(option);
                 lines.push(line(option.name, option.hint, option.help, &shown));
             }
@@ -62,12 +62,17 @@ fn line(name: &str, hint: &str, help: &str, default: &str) -> String {
     format!("{left:LEFT_COLUMNS$}{gap}{help}{default}").trim_end().to_owned()
 }
 
-fn special() -> [String; 3] {
-    [
-        line("check", "", "check the settings and exit", ""),
-        line("help[=all]", "", "this text; all: every option, its default", ""),
-        line("version", "", "say the version and exit", ""),
-    ]
+fn special() -> Vec<String> {
+    let control = ("reload, --stop", "[--wait]", "reload or stop the server that runs");
+    let mut rows = vec![
+        ("check", "", "check the settings and exit"),
+        ("help[=all]", "", "this text; all: every option, its default"),
+        ("version", "", "say the version and exit"),
+    ];
+    if cfg!(feature = "daemon") {
+        rows.insert(0, control);
+    }
+    rows.into_iter().map(|(name, hint, help)| line(name, hint, help, "")).collect()
 }
 
 /// At most a screen's width.

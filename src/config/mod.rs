@@ -10,6 +10,7 @@ mod checks;
 mod limits;
 mod listen;
 mod log_config;
+mod process;
 
 #[cfg(feature = "config")]
 mod app;
@@ -37,6 +38,10 @@ pub use builder::{ConfigBuilder, Outcome};
 pub use limits::{KeepAlive, Limits, LongLine, OnPanic};
 pub use listen::{Ipv, ListenAddr, ListenAt};
 pub use log_config::{Facility, LogConfig, LogFunction, LogTarget};
+#[cfg(feature = "config")]
+#[allow(unused_imports, reason = "without the flow nobody asks for them")]
+pub(crate) use process::{Action, Control};
+pub use process::{OnHup, ProcessConfig, RestartConfig};
 #[cfg(feature = "config")]
 pub use value::Value;
 
@@ -71,6 +76,10 @@ pub struct Config {
     pub check_for_dequeue: Option<Duration>,
     /// How much is logged, and where to.
     pub log: LogConfig,
+    /// Who the process runs as, in the foreground or not, and its pid file.
+    pub process: ProcessConfig,
+    /// What a restart may take.
+    pub restart: RestartConfig,
     /// The configuration file that was read, as an absolute path, if there was one.
     pub conf_file: Option<PathBuf>,
     warnings: Vec<String>,
@@ -86,6 +95,7 @@ struct Extra {
     app: app::AppSettings,
     arguments: Vec<String>,
     conf_text: Option<String>,
+    control: Option<Control>,
 }
 
 impl Config {
@@ -101,17 +111,22 @@ impl Config {
         &self.warnings
     }
 
-    /// Checks the ranges and relations that [`Limits`] and [`ListenAt`] state. [`ConfigBuilder::build`] has done it;
+    /// Checks the ranges and relations that [`Limits`], [`ListenAt`], [`ProcessConfig`] and [`RestartConfig`] state. [`ConfigBuilder::build`] has done it;
     /// a configuration made by hand is checked when it is run.
     ///
     /// # Errors
     /// [`ErrorKind::Config`], with one line for each mistake.
     pub fn validate(&self) -> Result<()> {
-        let limits = checks::limits(&self.limits).into_iter().map(|(key, what)| format!("{key}: {what}"));
+        let settings = [
+            checks::limits(&self.limits),
+            process::check(&self.process),
+            process::check_restart(&self.restart),
+        ];
+        let settings = settings.into_iter().flatten().map(|(key, what)| format!("{key}: {what}"));
         let listeners = self.listen.iter().filter_map(|at| {
             checks::listener(at).map(|what| format!("listen `{}`: {what}", at.name.escape_debug()))
         });
-        let lines: Vec<String> = limits.chain(listeners).collect();
+        let lines: Vec<String> = settings.chain(listeners).collect();
         if lines.is_empty() { Ok(()) } else { Err(Error::new(ErrorKind::Config, lines.join("\n"))) }
     }
 }
@@ -178,6 +193,12 @@ impl Config {
     pub fn conf_text(&self) -> Option<&str> {
         self.extra.conf_text.as_deref()
     }
+
+    /// What the command line asks to be done to a server that runs (`--reload`, `--stop`), instead of running one.
+    #[allow(dead_code, reason = "without the flow nobody asks for it")]
+    pub(crate) fn control(&self) -> Option<Control> {
+        self.extra.control
+    }
 }
 
 impl Default for Config {
@@ -189,6 +210,8 @@ impl Default for Config {
             access: Access::default(),
             check_for_dequeue: None,
             log: LogConfig::default(),
+            process: ProcessConfig::default(),
+            restart: RestartConfig::default(),
             conf_file: None,
             warnings: Vec::new(),
             check_only: false,

@@ -35,6 +35,8 @@ pub(super) struct Node {
 #[derive(Clone, Debug)]
 pub(super) enum Kind {
     Int(i64),
+    /// A number that was written in octal, in a file.
+    Octal(i64),
     Float(f64),
     Bool(bool),
     Text(String),
@@ -99,7 +101,7 @@ impl Node {
     pub(super) fn count(&self) -> Result<u64, String> {
         let node = self.last();
         match &node.kind {
-            Kind::Int(int) => u64::try_from(*int).ok(),
+            Kind::Int(int) | Kind::Octal(int) => u64::try_from(*int).ok(),
             Kind::Word(word) => word.parse().ok(),
             _ => None,
         }
@@ -122,7 +124,7 @@ impl Node {
         let seconds = match &node.kind {
             // Exact up to 2^53, and everything past ten years is refused below.
             #[allow(clippy::cast_precision_loss, reason = "refused long before it matters")]
-            Kind::Int(int) => Some(*int as f64),
+            Kind::Int(int) | Kind::Octal(int) => Some(*int as f64),
             Kind::Float(float) => Some(*float),
             Kind::Word(word) => word.parse().ok(),
             _ => None,
@@ -164,6 +166,7 @@ impl fmt::Display for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
             Kind::Int(int) => write!(f, "{int}"),
+            Kind::Octal(int) => write!(f, "{int:#o}"),
             Kind::Float(float) => write!(f, "{float:?}"),
             Kind::Bool(flag) => write!(f, "{flag}"),
             Kind::Text(text) | Kind::Word(text) => write!(f, "`{}`", text.escape_debug()),

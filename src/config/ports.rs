@@ -408,7 +408,7 @@ fn backlog(node: &Node) -> Result<u32, String> {
 
 fn mode(node: &Node) -> Result<u32, String> {
     let bits = match &node.kind {
-        Kind::Int(int) => u32::try_from(*int).ok(),
+        Kind::Int(int) | Kind::Octal(int) => u32::try_from(*int).ok(),
         Kind::Text(text) => {
             let digits = text.strip_prefix("0o").unwrap_or(text);
             let octal = digits.bytes().all(|byte| byte.is_ascii_digit());
@@ -421,10 +421,11 @@ fn mode(node: &Node) -> Result<u32, String> {
 }
 
 /// A user or group: its name, or its number.
-fn owner(node: &Node) -> Result<String, String> {
+pub(super) fn owner(node: &Node) -> Result<String, String> {
+    let node = node.last();
     match &node.kind {
         Kind::Int(int) if u32::try_from(*int).is_ok() => Ok(int.to_string()),
-        Kind::Text(text) if !text.is_empty() => node.text().map(str::to_owned),
+        Kind::Text(text) | Kind::Word(text) if !text.is_empty() => node.text().map(str::to_owned),
         _ => Err(format!("{node} is neither a name nor a number")),
     }
 }

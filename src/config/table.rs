@@ -5,7 +5,7 @@
 
 use super::draft::{Draft, Field};
 use super::node::{Node, hint};
-use super::{Facility, LongLine, OnPanic};
+use super::{Facility, LongLine, OnPanic, ports, process};
 
 /// One option.
 pub(super) struct Opt {
@@ -91,6 +91,11 @@ fn syslog_facility(draft: &mut Draft, node: &Node) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether this program can do what `option` asks for; what it cannot, the help does not show.
+pub(super) fn is_available(option: &Opt) -> bool {
+    cfg!(feature = "daemon") || !NEEDS_DAEMON.contains(&option.name)
+}
+
 macro_rules! row {
     ($name:literal, $hint:literal, $help:literal, common, $field:expr) => {
         Opt { name: $name, hint: $hint, help: $help, common: true, field: $field }
@@ -150,6 +155,73 @@ pub(super) static OPTIONS: &[Opt] = &[
     ),
     row!("syslog_facility", "NAME", "facility of the system's log", Field::Other(syslog_facility, "daemon")),
     row!("syslog_logsock", "PATH", "socket of it", Field::Text(|d| &mut d.syslog_logsock, "/dev/log")),
+    row!(
+        "user",
+        "USER",
+        "become USER when the listeners are open",
+        Field::Other(|d, node| ports::owner(node).map(|user| d.process.config.user = Some(user)), "none")
+    ),
+    row!(
+        "group",
+        "GROUP",
+        "and GROUP; further ones after commas",
+        Field::Other(
+            |d, node| ports::owner(node).map(|group| d.process.config.group = Some(group)),
+            "the user's"
+        )
+    ),
+    row!("chroot", "PATH", "and see nothing above it", Field::Text(|d| &mut d.process.chroot, "none")),
+    row!(
+        "background",
+        "",
+        "leave the terminal, when it is ready",
+        common,
+        Field::Flag(|d| &mut d.process.config.background)
+    ),
+    row!("setsid", "", "the same", Field::Flag(|d| &mut d.process.config.setsid)),
+    row!(
+        "pid_file",
+        "FILE",
+        "holds the process's number and a lock",
+        common,
+        Field::Text(|d| &mut d.process.pid_file, "none")
+    ),
+    row!(
+        "umask",
+        "OCTAL",
+        "rights that new files do not get",
+        Field::Other(process::umask, "as it is; 027 in the background")
+    ),
+    row!(
+        "on_hup",
+        "WHAT",
+        "handover, reload or ignore: what SIGHUP does",
+        Field::Other(process::on_hup, "handover")
+    ),
+    row!(
+        "probe_seconds",
+        "SECONDS",
+        "for a new program to show that it works",
+        Field::Seconds(|d| &mut d.process.restart.probe_time)
+    ),
+    row!(
+        "commit_seconds",
+        "SECONDS",
+        "for it to take over",
+        Field::Seconds(|d| &mut d.process.restart.commit_time)
+    ),
+    row!(
+        "quiesce_seconds",
+        "SECONDS",
+        "for threads to come to rest before that",
+        Field::Seconds(|d| &mut d.process.restart.quiesce_time)
+    ),
+    row!(
+        "state_max_bytes",
+        "BYTES",
+        "that it takes over",
+        Field::Size(|d| &mut d.process.restart.state_max_bytes)
+    ),
     row!(
         "check_for_dequeue",
         "SECONDS",
@@ -334,14 +406,23 @@ fn on_panic(draft: &mut Draft, node: &Node) -> Result<(), String> {
     Ok(())
 }
 
+/// What can be done only with Unix calls; `on_hup` also works without.
+const NEEDS_DAEMON: [&str; 11] = [
+    "user",
+    "group",
+    "chroot",
+    "background",
+    "setsid",
+    "pid_file",
+    "umask",
+    "probe_seconds",
+    "commit_seconds",
+    "quiesce_seconds",
+    "state_max_bytes",
+];
+
 /// Net::Server's options that are not here, each with the reason or the remedy.
 static REFUSED: &[(&str, &str)] = &[
-    ("user", NOT_YET_USER),
-    ("group", NOT_YET_USER),
-    ("chroot", "not available in this version; let the service manager confine the process"),
-    ("background", NOT_YET_DAEMON),
-    ("setsid", NOT_YET_DAEMON),
-    ("pid_file", NOT_YET_DAEMON),
     ("reverse_lookups", LOOKUPS),
     ("double_reverse_lookups", LOOKUPS),
     ("ipv6_package", "it chooses a Perl module; use ipv"),
@@ -392,9 +473,6 @@ static REFUSED: &[(&str, &str)] = &[
     ("key_file", TLS),
 ];
 
-const NOT_YET_USER: &str = "not available in this version; start the process as that user";
-const NOT_YET_DAEMON: &str =
-    "not available in this version; let the service manager run it in the background";
 const LOOKUPS: &str =
     "peers are not looked up by name in this version; use addresses and networks in allow and deny";
 const STDOUT: &str = "clients never get the process's standard streams; write through the context";
