@@ -1,10 +1,33 @@
 //! Thin calls to the operating system that the standard library, mio and socket2 do not offer.
 //!
-//! Everything here goes through safe wrappers of nix and keeps no state. Without the feature `daemon` each function
-//! falls back to the neutral answer that its docstring names, so that nothing above has to ask which features are on.
+//! This file has all the `unsafe` of the crate, seven blocks, each behind a function or type that nothing outside can
+//! use wrongly; the files below it need none. Without the feature `daemon` each function that the rest of the crate needs
+//! falls back to the neutral answer that its docstring names, so that nothing above has to ask which features are on;
+//! the calls of the handover are not there then.
+
+#[cfg(feature = "daemon")]
+mod memory;
+#[cfg(feature = "daemon")]
+mod messages;
+#[cfg(feature = "daemon")]
+mod processes;
 
 use std::io;
 use std::os::fd::AsFd;
+#[cfg(feature = "daemon")]
+use std::{
+    collections::BTreeSet,
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+    sync::{Mutex, PoisonError},
+};
+
+#[cfg(feature = "daemon")]
+#[allow(unused_imports, reason = "used by the handover")]
+pub(crate) use self::{
+    memory::{read_sealed, sealed_memory},
+    messages::{pipe, receive_with_fds, send_with_fds, seqpacket_pair, wait_readable},
+    processes::{block_signals, exec, kill, monotonic, set_cloexec, thread_count, unblock_signals, wait_for},
+};
 
 /// Who is at the other end of a Unix socket, as the kernel saw it when the connection was made (`unix(7)`,
 /// `SO_PEERCRED`). It cannot be forged by the peer, but stays what it was when a peer changes its user afterwards
@@ -144,51 +167,265 @@ fn number(text: &str, what: &str) -> io::Result<u32> {
     }
 }
 
+/// Which of the two processes this is, after [`fork`].
+#[cfg(feature = "daemon")]
+#[allow(dead_code, reason = "used by the handover")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fork {
+    /// The one that called; with the number of the child.
+    Parent(i32),
+    /// The copy: everything is as it was, but for its number, its parent, and signals that were pending.
+    Child,
+}
+
+/// Makes a copy of this process (`fork(2)`), which must have no other thread: theirs are missing from the copy, and the
+/// locks that they held stay locked there for ever. The caller has ended all that the crate started; this checks it
+/// where the system counts threads.
+///
+/// # Errors
+/// `Deadlock` when there are other threads, as far as the system tells ([`thread_count`]); no memory, too many processes.
+#[cfg(feature = "daemon")]
+#[allow(dead_code, reason = "used by the handover")]
+#[allow(unsafe_code, reason = "a fork is sound in a process of one thread only")]
+pub(crate) fn fork() -> io::Result<Fork> {
+    only_thread("fork")?;
+    // SAFETY: there is no other thread that could hold a lock or have something half changed at this moment, so the
+    // child may do whatever the parent may. Where the threads cannot be counted, the caller answers for it, as said above.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { child } => Ok(Fork::Parent(child.as_raw())),
+        nix::unistd::ForkResult::Child => Ok(Fork::Child),
+    }
+}
+
+/// Ends this process at once (`_exit(2)`): no destructor runs, nothing that is buffered is written, no handler of the
+/// application is called. For a copy of a process, whose buffers and handlers belong to the original.
+#[cfg(feature = "daemon")]
+#[allow(dead_code, reason = "used by the handover")]
+#[allow(unsafe_code, reason = "the standard library only has an exit that calls handlers")]
+pub(crate) fn exit_now(status: i32) -> ! {
+    // SAFETY: `_exit` takes a number and does not return; it leaves nothing behind that could be used wrongly.
+    unsafe { libc::_exit(status) }
+}
+
+/// Removes `name` from the environment, so that programs which are started from here do not see it. To call before any
+/// other thread exists.
+///
+/// # Errors
+/// `Deadlock` when there are other threads, as far as the system tells: they might be reading it. `InvalidInput` when
+/// no variable can have that name.
+#[cfg(feature = "daemon")]
+#[allow(dead_code, reason = "used by the handover")]
+#[allow(unsafe_code, reason = "the environment has no lock that all of a process know of")]
+pub(crate) fn remove_env(name: &str) -> io::Result<()> {
+    if name.is_empty() || name.contains(['=', '\0']) {
+        let context = format!("{name:?} cannot be the name of a variable");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, context));
+    }
+    only_thread("change the environment")?;
+    // SAFETY: there is no other thread that could read or change the environment at this moment. Where the threads
+    // cannot be counted, the caller answers for it, as said above.
+    unsafe { std::env::remove_var(name) };
+    Ok(())
+}
+
+/// Refuses what only a process of one thread may do.
+#[cfg(feature = "daemon")]
+fn only_thread(what: &str) -> io::Result<()> {
+    match thread_count() {
+        Some(threads) if threads != 1 => Err(io::Error::new(
+            io::ErrorKind::Deadlock,
+            format!("cannot {what} in a process of {threads} threads: all but one must have ended"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The descriptors that this process was started with, beyond the standard three: each is given away once.
+///
+/// They belong to nobody yet: a service manager, a shell or the image before left them open. Those that nobody takes
+/// stay open, and end with the next exec.
+#[cfg(feature = "daemon")]
+#[allow(dead_code, reason = "used by the handover")]
+#[derive(Debug)]
+pub(crate) struct Inherited {
+    /// Open since before this process ran its first instruction, and owned by nothing in it.
+    numbers: BTreeSet<RawFd>,
+}
+
+#[cfg(feature = "daemon")]
+#[allow(dead_code, reason = "used by the handover")]
+impl Inherited {
+    /// Finds the descriptors from 3 that are open and not close-on-exec, and makes them close-on-exec. What this process
+    /// opened itself is so from the beginning (the standard library sees to it), and is therefore not among them.
+    ///
+    /// To call at the start, before anything is opened without close-on-exec. A number is listed once in the life of a
+    /// process, so a later call cannot give away what somebody owns by then.
+    ///
+    /// # Errors
+    /// The flags cannot be changed.
+    pub(crate) fn at_start() -> io::Result<Self> {
+        // A number that is not open has no flags, but an error.
+        let is_left_open =
+            |number: &RawFd| descriptor_flags(*number, None).is_ok_and(|flags| flags & libc::FD_CLOEXEC == 0);
+        let left_open: Vec<RawFd> = open_numbers().filter(is_left_open).collect();
+        if !left_open.is_empty() && !close_all_on_exec() {
+            for number in &left_open {
+                descriptor_flags(*number, Some(libc::FD_CLOEXEC))?;
+            }
+        }
+        let mut listed = LISTED.lock().unwrap_or_else(PoisonError::into_inner);
+        let numbers: BTreeSet<RawFd> =
+            left_open.into_iter().filter(|number| !listed.contains(number)).collect();
+        listed.append(&mut numbers.clone());
+        Ok(Self { numbers })
+    }
+
+    /// The numbers that have not been taken, in order.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = RawFd> {
+        self.numbers.iter().copied()
+    }
+
+    /// The descriptor of that number, which the caller owns from now on.
+    ///
+    /// # Errors
+    /// `NotFound` when it was not open at the start, was close-on-exec, or is taken; `EBADF` when it has been closed.
+    #[allow(unsafe_code, reason = "adopting an inherited descriptor")]
+    pub(crate) fn take(&mut self, number: RawFd) -> io::Result<OwnedFd> {
+        if !self.numbers.remove(&number) {
+            let context = format!("descriptor {number} was not inherited, or has been taken already");
+            return Err(io::Error::new(io::ErrorKind::NotFound, context));
+        }
+        descriptor_flags(number, None)?;
+        // SAFETY: the descriptor is open, as was just asked, and has been since before the process could own anything.
+        // Nobody else is given it: the number was in this set, is out of it now, and enters no other one (`LISTED`).
+        Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    }
+}
+
+/// The numbers from 3 that may be open.
+#[cfg(feature = "daemon")]
+fn open_numbers() -> Box<dyn Iterator<Item = RawFd>> {
+    // To try each costs 0.2 microseconds, and to have /proc list those that are open 3.
+    if let Some(slots) = descriptor_slots() {
+        return Box::new(FIRST_INHERITED..slots);
+    }
+    if let Ok(entries) = std::fs::read_dir("/dev/fd") {
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        return Box::new(names.filter(|number| *number >= FIRST_INHERITED));
+    }
+    // A bare chroot: all that the limit allows now, which may have been higher when they were opened.
+    let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);
+    let limit = limit.map_or(DESCRIPTORS_UNKNOWN as u64, |(soft, _)| soft);
+    Box::new(FIRST_INHERITED..RawFd::try_from(limit).unwrap_or(RawFd::MAX).min(NUMBERS_MAX))
+}
+
+/// How many descriptors the table of this process has room for now, which is more than the highest that is open
+/// (`proc_pid_status(5)`, `FDSize`).
+#[cfg(feature = "daemon")]
+fn descriptor_slots() -> Option<RawFd> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    status.lines().find_map(|line| line.strip_prefix("FDSize:"))?.trim().parse().ok()
+}
+
+/// The flags of the descriptor `number`, which may be closed; sets them first if they are given (`fcntl(2)`).
+#[cfg(feature = "daemon")]
+#[allow(unsafe_code, reason = "nobody owns an inherited descriptor yet, so there is none to borrow")]
+fn descriptor_flags(number: RawFd, set: Option<i32>) -> io::Result<i32> {
+    let (command, value) = set.map_or((libc::F_GETFD, 0), |flags| (libc::F_SETFD, flags));
+    // SAFETY: both commands take a number or nothing, and no memory; a number that is not open is answered with EBADF.
+    // All that can change is whether the descriptor outlives an exec.
+    let flags = unsafe { libc::fcntl(number, command, value) };
+    if flags == -1 { Err(io::Error::last_os_error()) } else { Ok(flags) }
+}
+
+/// Makes all descriptors from 3 close-on-exec in one call; false where the system has no such call (Linux before 5.11).
+#[cfg(all(feature = "daemon", target_os = "linux"))]
+#[allow(unsafe_code, reason = "not every C library has a function for it")]
+fn close_all_on_exec() -> bool {
+    let (first, last, flags) =
+        (FIRST_INHERITED as libc::c_uint, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+    // SAFETY: close_range(2) takes three numbers and no memory. With this flag it closes nothing: all that changes is
+    // whether a descriptor outlives an exec.
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) == 0 }
+}
+
+/// The same where there is no such call.
+#[cfg(all(feature = "daemon", not(target_os = "linux")))]
+fn close_all_on_exec() -> bool {
+    false
+}
+
+/// What one `recvmsg(2)` gave.
+#[cfg(feature = "daemon")]
+struct Message {
+    /// How many bytes of the buffer were filled; 0 when the peer has closed.
+    length: usize,
+    /// Every descriptor that came with it.
+    fds: Vec<OwnedFd>,
+    /// Whether bytes or descriptors were lost for lack of room.
+    cut: bool,
+}
+
+/// Receives one message and owns every descriptor that comes with it, also when not all of them could be received.
+/// `control` is where the kernel lists them: eight bytes each are enough, and 16 more.
+///
+/// # Errors
+/// As `recvmsg(2)`, an interruption included.
+#[cfg(feature = "daemon")]
+#[allow(unsafe_code, reason = "nix gives no descriptors when some were lost, and those that came would leak")]
+fn receive_message(socket: BorrowedFd<'_>, buffer: &mut [u8], control: &mut [u64]) -> io::Result<Message> {
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut fds = Vec::new();
+    // SAFETY: a header of zeros is a valid one, and its pointers then lead to `part`, to `buffer` through it, and to
+    // `control`, which live and are borrowed until the end, with their lengths. The CMSG functions stay within what the
+    // kernel wrote to `control`, whose alignment is at least that of `cmsghdr`; a message of SCM_RIGHTS holds descriptors
+    // which the kernel has just opened for this process, so that nobody else owns them, and each is read once.
+    let (length, flags) = unsafe {
+        let mut header: libc::msghdr = std::mem::zeroed();
+        header.msg_iov = &raw mut part;
+        header.msg_iovlen = 1;
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = size_of_val(control) as _;
+        let length = libc::recvmsg(socket.as_raw_fd(), &raw mut header, RECEIVE_FLAGS);
+        let mut entry =
+            if length < 0 { std::ptr::null_mut() } else { libc::CMSG_FIRSTHDR(&raw const header) };
+        while !entry.is_null() {
+            if (*entry).cmsg_level == libc::SOL_SOCKET && (*entry).cmsg_type == libc::SCM_RIGHTS {
+                let bytes = (*entry).cmsg_len as usize - libc::CMSG_LEN(0) as usize;
+                let numbers = libc::CMSG_DATA(entry).cast::<RawFd>();
+                for at in 0..bytes / size_of::<RawFd>() {
+                    fds.push(OwnedFd::from_raw_fd(numbers.add(at).read_unaligned()));
+                }
+            }
+            entry = libc::CMSG_NXTHDR(&raw const header, entry);
+        }
+        (length, header.msg_flags)
+    };
+    // Negative is only the -1 of an error.
+    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+    Ok(Message { length, fds, cut: flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 })
+}
+
 /// What is assumed where the limit of descriptors cannot be asked for: the customary soft limit.
 const DESCRIPTORS_UNKNOWN: usize = 1024;
 
+/// Numbers that [`Inherited`] has listed in the life of this process.
+#[cfg(feature = "daemon")]
+static LISTED: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
+
+/// Behind standard input, output and error, which are nobody's to take.
+#[cfg(feature = "daemon")]
+const FIRST_INHERITED: RawFd = 3;
+
+/// How far descriptors are looked for by trying, where the system does not list them.
+#[cfg(feature = "daemon")]
+const NUMBERS_MAX: RawFd = 65_536;
+
+/// Descriptors arrive close-on-exec where the system has a flag for it.
+#[cfg(all(feature = "daemon", not(target_vendor = "apple")))]
+const RECEIVE_FLAGS: i32 = libc::MSG_CMSG_CLOEXEC;
+#[cfg(all(feature = "daemon", target_vendor = "apple"))]
+const RECEIVE_FLAGS: i32 = 0;
+
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_descriptor_limit_is_raised_once_and_then_stays() {
-        let first = raise_descriptor_limit();
-        assert!(first >= 64, "{first}");
-        assert_eq!(raise_descriptor_limit(), first);
-    }
-
-    #[test]
-    fn a_plain_number_is_a_user_and_a_group_and_nonsense_is_neither() {
-        assert_eq!(user_id("4242").unwrap(), 4242);
-        assert_eq!(group_id("4243").unwrap(), 4243);
-        for text in ["", "-1", "4294967295", "no such name"] {
-            assert_eq!(user_id(text).unwrap_err().kind(), io::ErrorKind::NotFound, "{text:?}");
-            assert_eq!(group_id(text).unwrap_err().kind(), io::ErrorKind::NotFound, "{text:?}");
-        }
-    }
-
-    #[cfg(feature = "daemon")]
-    #[test]
-    fn a_socket_is_writable_until_it_is_full() {
-        use std::io::Write as _;
-        let (mut ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-        assert!(is_writable(&ours));
-        ours.set_nonblocking(true).unwrap();
-        while ours.write(&[0; 4096]).is_ok() {}
-        assert!(!is_writable(&ours));
-    }
-
-    #[cfg(feature = "daemon")]
-    #[test]
-    fn a_name_is_looked_up_in_the_system() {
-        assert_eq!(user_id("root").unwrap(), 0);
-    }
-
-    #[test]
-    fn a_tcp_socket_has_no_credentials() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        assert_eq!(peer_credentials(&client), None);
-    }
-}
+mod tests;

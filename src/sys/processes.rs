@@ -1,0 +1,187 @@
+//! Processes and what outlives an exec: programs, signals, flags of descriptors. The rest is in [`sys`](super), where
+//! `unsafe` is.
+
+#![allow(dead_code, reason = "used by the handover")]
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
+
+/// How many threads this process has; `None` where the system does not tell (without `/proc`).
+pub(crate) fn thread_count() -> Option<usize> {
+    std::fs::read_dir("/proc/self/task").ok().map(Iterator::count).filter(|count| *count > 0)
+}
+
+/// Puts the program at `path` in the place of this one (`execve(2)`): same process, same descriptors but for those that
+/// are close-on-exec, same blocked, pending and ignored signals. `argv` begins with a name for it, by custom; `env` is
+/// its whole environment, each `name=value`. Comes back only when it failed, and nothing has changed then.
+pub(crate) fn exec(path: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
+    match nix::unistd::execve(path, argv, env) {
+        Err(errno) => errno.into(),
+        Ok(never) => match never {},
+    }
+}
+
+/// Waits until the child `pid` has ended, and takes its status (`waitpid(2)`), which is there once.
+///
+/// # Errors
+/// `ECHILD` when it is no child, or its status has been taken; `EINVAL` when a real-time signal ended it.
+pub(crate) fn wait_for(pid: i32) -> io::Result<ExitStatus> {
+    let pid = one_process(pid)?;
+    loop {
+        match waitpid(pid, None) {
+            Ok(WaitStatus::Exited(_, status)) => return Ok(ExitStatus::from_raw(status << 8)),
+            Ok(WaitStatus::Signaled(_, signal, _)) => return Ok(ExitStatus::from_raw(signal as i32)),
+            // Stopped, or gone on: not asked for, and not the end.
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Sends a signal to the process `pid`; 0 sends none and asks whether it exists (`kill(2)`).
+///
+/// # Errors
+/// `ESRCH` when there is none, `EPERM` when it is somebody else's; `InvalidInput` for a `pid` that means many processes
+/// (0 and below) and for a signal that has no name.
+pub(crate) fn kill(pid: i32, signal: i32) -> io::Result<()> {
+    let signal = if signal == 0 { None } else { Some(named(signal)?) };
+    Ok(nix::sys::signal::kill(one_process(pid)?, signal)?)
+}
+
+/// Holds these signals back from this thread until they are unblocked: they then arrive, also after an exec. Threads
+/// that are started later have them blocked as well.
+///
+/// # Errors
+/// `InvalidInput` for a signal that has no name.
+pub(crate) fn block_signals(signals: &[i32]) -> io::Result<()> {
+    Ok(set_of(signals)?.thread_block()?)
+}
+
+/// Lets these signals through to this thread.
+///
+/// # Errors
+/// As [`block_signals`].
+pub(crate) fn unblock_signals(signals: &[i32]) -> io::Result<()> {
+    Ok(set_of(signals)?.thread_unblock()?)
+}
+
+/// Whether `fd` ends with the next exec.
+///
+/// # Errors
+/// As `fcntl(2)`, which has none for a descriptor that is open.
+pub(crate) fn set_cloexec(fd: impl AsFd, on: bool) -> io::Result<()> {
+    let flags = if on { FdFlag::FD_CLOEXEC } else { FdFlag::empty() };
+    fcntl(fd, FcntlArg::F_SETFD(flags))?;
+    Ok(())
+}
+
+/// The time since some moment in the past that all processes of the system agree on, and that an exec does not change
+/// (`CLOCK_MONOTONIC`).
+///
+/// # Panics
+/// Where there is no such clock, which is no system that the standard library runs on.
+pub(crate) fn monotonic() -> Duration {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("std::time::Instant needs the same clock");
+    now.into()
+}
+
+fn one_process(pid: i32) -> io::Result<Pid> {
+    if pid > 0 {
+        return Ok(Pid::from_raw(pid));
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{pid} is not the number of one process")))
+}
+
+fn set_of(signals: &[i32]) -> io::Result<SigSet> {
+    signals.iter().map(|signal| named(*signal)).collect()
+}
+
+fn named(signal: i32) -> io::Result<Signal> {
+    Signal::try_from(signal).map_err(|_| {
+        io::Error::new(io::ErrorKind::InvalidInput, format!("there is no signal {signal} with a name"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_process_of_tests_has_more_than_one_thread() {
+        let count = std::thread::spawn(thread_count).join().unwrap();
+        assert!(count.is_none_or(|count| count >= 2), "{count:?}");
+    }
+
+    #[test]
+    fn exec_of_nothing_comes_back_with_the_reason() {
+        let name = CString::new("/nonexistent/program").unwrap();
+        let error = exec(&name, std::slice::from_ref(&name), &[]);
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    /// A program with a pipe as its input, waited for by its number only.
+    #[allow(clippy::zombie_processes, reason = "the test waits for it by its number")]
+    fn start(script: &str) -> (i32, Option<std::process::ChildStdin>) {
+        let child = Command::new("/bin/sh").args(["-c", script]).stdin(Stdio::piped()).spawn().unwrap();
+        (i32::try_from(child.id()).unwrap(), child.stdin)
+    }
+
+    #[test]
+    fn a_child_is_waited_for_once_and_its_status_says_how_it_ended() {
+        let (pid, _stdin) = start("exit 42");
+        assert_eq!(wait_for(pid).unwrap().code(), Some(42));
+        assert_eq!(wait_for(pid).unwrap_err().raw_os_error(), Some(libc::ECHILD));
+    }
+
+    #[test]
+    fn a_child_that_is_killed_has_a_signal_as_its_status() {
+        let (pid, _stdin) = start("read line");
+        kill(pid, 0).unwrap();
+        kill(pid, libc::SIGKILL).unwrap();
+        assert_eq!(wait_for(pid).unwrap().signal(), Some(libc::SIGKILL));
+    }
+
+    #[test]
+    fn many_processes_at_once_are_neither_killed_nor_waited_for() {
+        for pid in [0, -1, i32::MIN] {
+            assert_eq!(kill(pid, libc::SIGTERM).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+            assert_eq!(wait_for(pid).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        }
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(kill(own, 12_345).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn a_blocked_signal_is_blocked_in_this_thread_until_it_is_unblocked() {
+        let blocked = || SigSet::thread_get_mask().unwrap().contains(Signal::SIGWINCH);
+        assert!(!blocked());
+        block_signals(&[libc::SIGWINCH, libc::SIGURG]).unwrap();
+        assert!(blocked());
+        assert!(std::thread::scope(|scope| scope.spawn(blocked).join().unwrap()), "a new thread has it too");
+        unblock_signals(&[libc::SIGURG]).unwrap();
+        assert!(blocked());
+        unblock_signals(&[libc::SIGWINCH]).unwrap();
+        assert!(!blocked());
+        assert_eq!(block_signals(&[0]).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn the_monotonic_clock_goes_forward() {
+        let first = monotonic();
+        let second = monotonic();
+        assert!(first > Duration::ZERO && second >= first);
+    }
+}
