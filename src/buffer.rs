@@ -227,6 +227,16 @@ impl Input {
         self.is_empty() && !self.skipping && !self.overlong
     }
 
+    /// Where the search for lines stands, for a restart: two marks in one number, and the lines thrown away.
+    pub(crate) fn marks(&self) -> (u8, u32) {
+        (u8::from(self.overlong) | u8::from(self.skipping) << 1, self.skipped)
+    }
+
+    /// Takes up what [`marks`](Self::marks) gave.
+    pub(crate) fn set_marks(&mut self, marks: u8, skipped: u32) {
+        (self.overlong, self.skipping, self.skipped) = (marks & 1 != 0, marks & 2 != 0, skipped);
+    }
+
     fn clear(&mut self) {
         (self.start, self.end, self.searched) = (0, 0, 0);
     }
@@ -337,6 +347,14 @@ impl Output {
             Some(front) if self.segments.len() == 1 => Some(&front.bytes()[self.sent..]),
             _ => None,
         }
+    }
+
+    /// A copy of the unsent bytes.
+    pub(crate) fn to_vec(&self) -> Vec<u8> {
+        let mut bytes: Vec<u8> = Vec::with_capacity(self.sent + self.len);
+        self.segments.iter().for_each(|segment| bytes.extend_from_slice(segment.bytes()));
+        bytes.drain(..self.sent);
+        bytes
     }
 
     /// The first pieces of the unsent bytes, as many as fit into `slices`; how many those are.

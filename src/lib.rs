@@ -140,7 +140,7 @@ pub mod logging;
 pub mod metrics;
 mod mux;
 pub mod net;
-#[cfg(all(feature = "config", feature = "signals"))]
+#[cfg(all(feature = "config", feature = "signals", feature = "daemon"))]
 mod process;
 #[cfg(feature = "signals")]
 pub mod signals;
@@ -153,13 +153,13 @@ pub use buffer::{Input, Output};
 pub use error::{Error, ErrorKind, Result};
 pub use mux::{
     Clients, CloseReason, Closing, ConnectTo, Conns, Context, Ended, Handle, ListenerRef, Mux, MuxCallback,
-    Outcome, Peer, Refused, Room, Server, To,
+    Outcome, Peer, Refused, Room, Saved, Server, To,
 };
-#[cfg(all(feature = "config", feature = "signals"))]
+#[cfg(all(feature = "config", feature = "signals", feature = "daemon"))]
 pub use process::{run, run_with};
 pub use slots::ConnId;
 
 /// The examples of the README, as tests.
-#[cfg(all(doctest, feature = "config", feature = "signals"))]
+#[cfg(all(doctest, feature = "config", feature = "signals", feature = "daemon"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

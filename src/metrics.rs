@@ -17,6 +17,13 @@ macro_rules! metrics {
             pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
                 [$((stringify!($name), stringify!($kind), self.$name)),+].into_iter()
             }
+
+            /// Goes on counting where another image stopped. A name that this version does not know is passed over.
+            pub(crate) fn set(&mut self, name: &str, value: u64) {
+                $(if name == stringify!($name) {
+                    self.$name = value;
+                })+
+            }
         }
     };
 }

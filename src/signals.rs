@@ -93,6 +93,37 @@ impl Signals {
         Ok(Self { inner })
     }
 
+    /// Holds them all back: they stay pending in this thread and across `execve(2)`.
+    ///
+    /// # Errors
+    /// `sigprocmask(2)` refuses.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn block() -> io::Result<()> {
+        crate::sys::block_signals(&held())
+    }
+
+    /// Lets them through again, those that came meanwhile first.
+    ///
+    /// # Errors
+    /// As [`block`](Self::block).
+    #[cfg(feature = "daemon")]
+    pub(crate) fn unblock() -> io::Result<()> {
+        crate::sys::unblock_signals(&held())
+    }
+
+    /// While they are held back: sends what is pending here to this process once more, so that it stays pending for
+    /// whoever takes over. True if one of them asks for the end.
+    #[cfg(feature = "daemon")]
+    pub(crate) fn hold(&mut self) -> bool {
+        let pending: Vec<Signal> = self.pending().collect();
+        for signal in &pending {
+            let number = SIGNALS.iter().find(|(_, known)| known == signal).map(|(number, _)| *number);
+            // To oneself it cannot fail.
+            let _ = number.map(|number| crate::sys::kill(crate::sys::own_pid(), number));
+        }
+        pending.iter().any(|signal| matches!(signal, Signal::Interrupt | Signal::Terminate | Signal::Quit))
+    }
+
     /// What has come since the last call, each signal at most once however often it came, in no particular order.
     pub fn pending(&mut self) -> impl Iterator<Item = Signal> + use<'_> {
         self.inner.pending().filter_map(Signal::of)
@@ -111,6 +142,16 @@ impl Source for Signals {
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
         self.inner.deregister(registry)
     }
+}
+
+/// The numbers of all of them, and of SIGXFSZ.
+#[cfg(feature = "daemon")]
+fn held() -> [i32; 10] {
+    let mut held = [SIGXFSZ; 10];
+    for (place, (number, _)) in held.iter_mut().zip(SIGNALS) {
+        *place = number;
+    }
+    held
 }
 
 const SIGNALS: [(i32, Signal); 9] = [

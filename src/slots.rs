@@ -107,6 +107,20 @@ impl<T> Slots<T> {
         }
     }
 
+    /// Entries under the names that they had in another process, and the last generation given there. None if two have
+    /// the same slot.
+    pub(crate) fn restored(entries: Vec<(ConnId, T)>, last: u32) -> Option<Self> {
+        let count = entries.len();
+        let slab: Slab<(u32, T)> =
+            entries.into_iter().map(|(id, value)| (id.slot(), (id.generation, value))).collect();
+        (slab.len() == count).then_some(Self { slab, last })
+    }
+
+    /// The last generation given.
+    pub(crate) fn last(&self) -> u32 {
+        self.last
+    }
+
     /// Takes the entry out and frees its slot; none if the name is stale.
     pub(crate) fn remove(&mut self, id: ConnId) -> Option<T> {
         self.at(id)?;

@@ -7,7 +7,10 @@
 //! length is compared with what is left, nothing is allocated because a number announces it, and no input panics. That
 //! they are the bytes that were written is the container's business, which has a checksum over everything.
 
-#[allow(dead_code, reason = "used by the handover")]
+#[cfg_attr(
+    not(all(feature = "config", feature = "signals", feature = "daemon")),
+    allow(dead_code, reason = "only the process flow restarts")
+)]
 pub(crate) mod container;
 
 use std::fmt;
@@ -209,7 +212,6 @@ impl StateWriter {
     }
 
     /// Writes a whole state with its version, as one value.
-    #[allow(dead_code, reason = "used by the handover")]
     pub(crate) fn record(&mut self, inner: &Self) -> &mut Self {
         self.put(Type::Record, &inner.version.to_le_bytes());
         self.bytes.extend_from_slice(&(inner.bytes.len() as u64).to_le_bytes());
@@ -218,20 +220,17 @@ impl StateWriter {
     }
 
     /// Forgets the values and the version, and keeps the memory: for one record after the other.
-    #[allow(dead_code, reason = "used by the handover")]
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.version = 0;
     }
 
     /// What was written, without the version.
-    #[allow(dead_code, reason = "used by the handover")]
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
     /// The same, to keep.
-    #[allow(dead_code, reason = "used by the handover")]
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
@@ -424,13 +423,11 @@ impl<'a> StateReader<'a> {
     }
 
     /// A reader of plain values, of version 0.
-    #[allow(dead_code, reason = "used by the handover")]
     pub(crate) fn of(bytes: &'a [u8]) -> Self {
         Self { bytes, at: 0, version: 0 }
     }
 
     /// Reads a whole state with its version. Its places are counted from its own beginning.
-    #[allow(dead_code, reason = "used by the handover")]
     pub(crate) fn record(&mut self) -> Result<Self, StateError> {
         let at = self.at;
         let version = u32::from_le_bytes(self.fixed(Type::Record)?);
@@ -491,6 +488,11 @@ impl StateError {
     /// An application's own: the values can be read and make no sense. `context` is lower case, without a full stop.
     pub fn new(context: impl Into<String>) -> Self {
         Self(Kind::Custom(context.into()))
+    }
+
+    /// One of ours: a number that means nothing where it stands.
+    pub(crate) fn invalid(what: &str, value: u64) -> Self {
+        Self::new(format!("{what} cannot be {value}"))
     }
 }
 

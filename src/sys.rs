@@ -22,11 +22,13 @@ use std::{
 };
 
 #[cfg(feature = "daemon")]
-#[allow(unused_imports, reason = "used by the handover")]
 pub(crate) use self::{
     memory::{read_sealed, sealed_memory},
     messages::{pipe, receive_with_fds, send_with_fds, seqpacket_pair, wait_readable},
-    processes::{block_signals, exec, kill, monotonic, set_cloexec, thread_count, unblock_signals, wait_for},
+    processes::{
+        block_signals, close_stdin, exec, kill, monotonic, own_pid, set_cloexec, thread_count,
+        unblock_signals, wait_for,
+    },
 };
 
 /// Who is at the other end of a Unix socket, as the kernel saw it when the connection was made (`unix(7)`,
@@ -128,6 +130,12 @@ pub(crate) fn is_writable(_fd: impl AsFd) -> bool {
     false
 }
 
+/// The time on the system's monotonic clock; without the feature `daemon` nobody hands it to another image, and it is 0.
+#[cfg(not(feature = "daemon"))]
+pub(crate) fn monotonic() -> std::time::Duration {
+    std::time::Duration::ZERO
+}
+
 /// The number of the user called `name_or_number`: a name of the system's user table first, then a plain number, as
 /// `chown(1)` reads it. Without the feature `daemon` only a number is known.
 ///
@@ -169,7 +177,6 @@ fn number(text: &str, what: &str) -> io::Result<u32> {
 
 /// Which of the two processes this is, after [`fork`].
 #[cfg(feature = "daemon")]
-#[allow(dead_code, reason = "used by the handover")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fork {
     /// The one that called; with the number of the child.
@@ -185,7 +192,6 @@ pub(crate) enum Fork {
 /// # Errors
 /// `Deadlock` when there are other threads, as far as the system tells ([`thread_count`]); no memory, too many processes.
 #[cfg(feature = "daemon")]
-#[allow(dead_code, reason = "used by the handover")]
 #[allow(unsafe_code, reason = "a fork is sound in a process of one thread only")]
 pub(crate) fn fork() -> io::Result<Fork> {
     only_thread("fork")?;
@@ -200,7 +206,6 @@ pub(crate) fn fork() -> io::Result<Fork> {
 /// Ends this process at once (`_exit(2)`): no destructor runs, nothing that is buffered is written, no handler of the
 /// application is called. For a copy of a process, whose buffers and handlers belong to the original.
 #[cfg(feature = "daemon")]
-#[allow(dead_code, reason = "used by the handover")]
 #[allow(unsafe_code, reason = "the standard library only has an exit that calls handlers")]
 pub(crate) fn exit_now(status: i32) -> ! {
     // SAFETY: `_exit` takes a number and does not return; it leaves nothing behind that could be used wrongly.
@@ -214,7 +219,6 @@ pub(crate) fn exit_now(status: i32) -> ! {
 /// `Deadlock` when there are other threads, as far as the system tells: they might be reading it. `InvalidInput` when
 /// no variable can have that name.
 #[cfg(feature = "daemon")]
-#[allow(dead_code, reason = "used by the handover")]
 #[allow(unsafe_code, reason = "the environment has no lock that all of a process know of")]
 pub(crate) fn remove_env(name: &str) -> io::Result<()> {
     if name.is_empty() || name.contains(['=', '\0']) {
@@ -245,7 +249,6 @@ fn only_thread(what: &str) -> io::Result<()> {
 /// They belong to nobody yet: a service manager, a shell or the image before left them open. Those that nobody takes
 /// stay open, and end with the next exec.
 #[cfg(feature = "daemon")]
-#[allow(dead_code, reason = "used by the handover")]
 #[derive(Debug)]
 pub(crate) struct Inherited {
     /// Open since before this process ran its first instruction, and owned by nothing in it.
@@ -253,7 +256,6 @@ pub(crate) struct Inherited {
 }
 
 #[cfg(feature = "daemon")]
-#[allow(dead_code, reason = "used by the handover")]
 impl Inherited {
     /// Finds the descriptors from 3 that are open and not close-on-exec, and makes them close-on-exec. What this process
     /// opened itself is so from the beginning (the standard library sees to it), and is therefore not among them.

@@ -110,6 +110,28 @@ impl<K: Copy> Wheel<K> {
         self.unlink(id.0.get()).then(|| self.nodes.free(id.0.get()))
     }
 
+    /// When that timer is due, rounded up to the millisecond; `None` for a dead `id`. One that was collected and not yet
+    /// popped is due now.
+    #[must_use]
+    pub fn deadline(&self, id: TimerId) -> Option<Instant> {
+        let at = id.0.get() as usize - 1;
+        let tick = match self.nodes.list.get(at)?.place {
+            Place::Near(slot) => {
+                self.cursor + (usize::from(slot).wrapping_sub(slot_of(self.cursor)) as u64) % SLOTS
+            }
+            Place::Far => self.nodes.ticks[at],
+            Place::Due => self.cursor,
+            Place::Free => return None,
+        };
+        self.start.checked_add(Duration::from_millis(tick))
+    }
+
+    /// The time that it counts its milliseconds from.
+    #[must_use]
+    pub fn start(&self) -> Instant {
+        self.start
+    }
+
     /// When to call `collect` next; `None`: nothing is armed.
     ///
     /// At most 1 ms after the earliest deadline. In the past if some timer is due already, which includes those collected

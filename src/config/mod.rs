@@ -84,6 +84,8 @@ pub struct Config {
     pub conf_file: Option<PathBuf>,
     warnings: Vec<String>,
     check_only: bool,
+    probing: bool,
+    restarted: bool,
     #[cfg(feature = "config")]
     extra: Extra,
 }
@@ -103,6 +105,25 @@ impl Config {
     #[must_use]
     pub fn check_only(&self) -> bool {
         self.check_only
+    }
+
+    /// Whether this process only tries a restart for the one that serves, and is thrown away: a hook of the phases configure
+    /// and bind must then leave alone what it does not own by itself (files, databases, other servers).
+    #[must_use]
+    pub fn probing(&self) -> bool {
+        self.probing
+    }
+
+    /// Whether this image, or this probe, follows another one that serves: its clients, listeners and state are to be
+    /// taken over.
+    #[must_use]
+    pub fn restarted(&self) -> bool {
+        self.restarted
+    }
+
+    #[cfg(all(feature = "config", feature = "signals", feature = "daemon"))]
+    pub(crate) fn set_born(&mut self, probing: bool, restarted: bool) {
+        (self.probing, self.restarted) = (probing, restarted);
     }
 
     /// What was accepted but is worth a log line (a listener given twice, …), one sentence each.
@@ -215,6 +236,8 @@ impl Default for Config {
             conf_file: None,
             warnings: Vec::new(),
             check_only: false,
+            probing: false,
+            restarted: false,
             #[cfg(feature = "config")]
             extra: Extra::default(),
         }

@@ -332,7 +332,7 @@ impl Census {
         None
     }
 
-    fn enter(&mut self, limits: &Limits, addr: &PeerAddr) {
+    pub(super) fn enter(&mut self, limits: &Limits, addr: &PeerAddr) {
         let Some(ip) = addr.ip() else { return };
         if limits.max_per_address.is_some() {
             *self.addresses.entry(ip).or_default() += 1;

@@ -8,6 +8,7 @@ use super::context::Context;
 use super::server::Server;
 use crate::buffer::Input;
 use crate::net::PeerAddr;
+use crate::state::StateWriter;
 
 /// The behaviour of one connection, implemented by your client type; the loop pushes events into it.
 ///
@@ -126,6 +127,65 @@ pub trait MuxCallback<S: Server> {
     fn close(&mut self, ctx: &mut Context<'_, S>, reason: &CloseReason) {
         let _ = (ctx, reason);
     }
+
+    /// A restart (SIGHUP) is about to hand the connections over to the next image of the program: write into `out` what
+    /// this object must know there and answer [`Saved::Keep`]; `Server::restore_client` makes it again from that. The
+    /// connection itself (its socket, unconsumed input, unsent output, deadline) needs nothing: it goes along.
+    ///
+    /// Called several times for each restart, so it must change nothing outside `out`. What is not said here is lost:
+    /// never write passwords or keys. By default the client is not kept: `close` is called with
+    /// [`CloseReason::Handover`], what it is owed is sent, and its connection ends.
+    ///
+    /// ```
+    /// use lineplex::state::StateWriter;
+    /// use lineplex::{Context, Input, MuxCallback, Peer, Saved, Server};
+    /// # use std::io;
+    ///
+    /// struct Counter;
+    /// struct CounterClient { lines: u64 }
+    ///
+    /// impl Server for Counter {
+    ///     type Client = CounterClient;
+    ///     fn client(&mut self, _: &Peer) -> CounterClient {
+    ///         CounterClient { lines: 0 }
+    ///     }
+    ///     fn restore_client(
+    ///         &mut self,
+    ///         _: &Peer,
+    ///         state: &mut lineplex::state::StateReader<'_>,
+    ///     ) -> lineplex::Result<CounterClient> {
+    ///         Ok(CounterClient { lines: state.u64()? })
+    ///     }
+    /// }
+    ///
+    /// impl MuxCallback<Counter> for CounterClient {
+    ///     fn input(&mut self, ctx: &mut Context<'_, Counter>, input: &mut Input) -> io::Result<()> {
+    ///         while input.line().is_some() {
+    ///             self.lines += 1;
+    ///             write!(ctx, "{}\n", self.lines);
+    ///         }
+    ///         Ok(())
+    ///     }
+    ///     fn save(&self, out: &mut StateWriter) -> Saved {
+    ///         out.u64(self.lines);
+    ///         Saved::Keep
+    ///     }
+    /// }
+    /// ```
+    fn save(&self, out: &mut StateWriter) -> Saved {
+        let _ = out;
+        Saved::Drain
+    }
+}
+
+/// What a restart does with a client, as its [`MuxCallback::save`] answers.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Saved {
+    /// It goes on in the next image; its peer notices nothing.
+    Keep,
+    /// It cannot: it is sent what it is owed and its connection ends.
+    Drain,
 }
 
 impl<S: Server> MuxCallback<S> for Box<dyn MuxCallback<S>> {
@@ -155,6 +215,10 @@ impl<S: Server> MuxCallback<S> for Box<dyn MuxCallback<S>> {
 
     fn close(&mut self, ctx: &mut Context<'_, S>, reason: &CloseReason) {
         (**self).close(ctx, reason);
+    }
+
+    fn save(&self, out: &mut StateWriter) -> Saved {
+        (**self).save(out)
     }
 }
 
@@ -212,6 +276,8 @@ pub enum CloseReason {
     Panicked,
     /// The server stops.
     Shutdown,
+    /// The server restarts, and this client does not go along ([`MuxCallback::save`]).
+    Handover,
 }
 
 impl CloseReason {
@@ -234,6 +300,7 @@ impl CloseReason {
             Self::Failed(_) => "failed",
             Self::Panicked => "panicked",
             Self::Shutdown => "shutdown",
+            Self::Handover => "handover",
         }
     }
 }

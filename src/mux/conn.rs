@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::callback::{CloseReason, Peer};
 use super::connect::Opening;
 use crate::buffer::{Input, Output};
-use crate::net::Stream;
+use crate::net::{PeerAddr, Stream};
 use crate::wheel::TimerId;
 
 /// Where a connection stands. It only ever moves down this list.
@@ -112,6 +112,10 @@ pub(super) struct Rare {
     pub(super) stalled: Option<Instant>,
     /// Out of allowance until then.
     pub(super) throttled: Option<Instant>,
+    /// Offloaded jobs whose result has not come.
+    pub(super) jobs: u32,
+    /// Who it was: its client has had its `close` in an image before this one, and only the socket is left.
+    pub(super) left: Option<PeerAddr>,
 }
 
 impl Conn {

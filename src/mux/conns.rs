@@ -374,6 +374,13 @@ impl Conns {
         submitted
     }
 
+    /// The result of a job that this connection had offloaded is here.
+    pub(super) fn job_is_over(&mut self, id: ConnId) {
+        if let Some(rare) = self.slots.at_mut(id).and_then(|conn| conn.rare.as_mut()) {
+            rare.jobs = rare.jobs.saturating_sub(1);
+        }
+    }
+
     /// Closes when everything is sent. The first reason stands.
     pub(crate) fn close_because(&mut self, id: ConnId, reason: CloseReason) {
         let Some(conn) = self.slots.at_mut(id) else { return };
@@ -598,9 +605,9 @@ fn share(bytes: &[u8]) -> Option<Rc<[u8]>> {
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
+pub(super) const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE);
+pub(super) const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
 /// Buffers of each kind that wait for the next connection that needs one; at most 16 KiB each.
 const POOL_MAX: usize = 1024;

@@ -122,7 +122,9 @@ impl<S: Server> Context<'_, S> {
         then: impl FnOnce(&mut S::Client, &mut Context<'_, S>, T) -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
         let (handle, id) = (self.others.handle.clone(), self.id);
-        self.conns.offload(Box::new(move || handle.finish_job(id, job, then)))
+        self.conns.offload(Box::new(move || handle.finish_job(id, job, then)))?;
+        self.conns.rare(id, |rare| rare.jobs += 1);
+        Ok(())
     }
 }
 

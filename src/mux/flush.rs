@@ -164,30 +164,38 @@ impl<S: Server> Mux<S> {
             }
         }
         self.conns.metrics.closed += 1;
-        let (denied, refused) = rare.map_or((None, false), |rare| (rare.denied, rare.refused));
-        if refused {
+        let rare = rare.map(|rare| *rare).unwrap_or_default();
+        if rare.refused {
             self.conns.refused -= 1;
         }
-        if let Some(peer) = denied {
+        if let Some(peer) = rare.denied {
             self.census.leave(&self.conns.limits, &peer.addr);
             self.process_request_is_over(&peer, Outcome::Denied);
-        } else if let Some((member, _)) = self.clients.split(id) {
-            let peer = member.peer.clone();
-            log::info!(target: CLIENTS, "close {} ({reason})", peer.addr);
-            if peer.serial > 0 {
-                self.census.leave(&self.conns.limits, &peer.addr);
-                self.process_request_is_over(&peer, Outcome::Served);
-            }
-            self.call(id, "close", |client, ctx| {
-                client.close(ctx, &reason);
-                Ok(())
-            });
-        }
-        if let Some(member) = self.clients.remove(id) {
-            self.contain("drop", || drop(member));
+        } else if let Some(addr) = rare.left {
+            self.census.leave(&self.conns.limits, &addr);
+        } else {
+            self.farewell(id, &reason);
         }
         self.conns.slots.remove(id);
         self.conns.unpark(None);
+    }
+
+    /// The client of a connection hears that it is over, and is gone.
+    pub(super) fn farewell(&mut self, id: ConnId, reason: &CloseReason) {
+        let Some((member, _)) = self.clients.split(id) else { return };
+        let peer = member.peer.clone();
+        log::info!(target: CLIENTS, "close {} ({reason})", peer.addr);
+        if peer.serial > 0 {
+            self.census.leave(&self.conns.limits, &peer.addr);
+            self.process_request_is_over(&peer, Outcome::Served);
+        }
+        self.call(id, "close", |client, ctx| {
+            client.close(ctx, reason);
+            Ok(())
+        });
+        if let Some(member) = self.clients.remove(id) {
+            self.contain("drop", || drop(member));
+        }
     }
 
     fn process_request_is_over(&mut self, peer: &super::Peer, outcome: Outcome) {

@@ -104,6 +104,11 @@ impl<S: Server> Handle<S> {
         }
     }
 
+    /// Whether nobody has asked for anything that was not collected yet.
+    pub(super) fn is_idle(&self) -> bool {
+        self.shared.lock().asks.is_empty()
+    }
+
     /// No request is taken any more. Gives those that wait: what their closures own may ask again when it is dropped,
     /// so not under the lock, or panic.
     pub(super) fn end(&self) -> VecDeque<Ask<S>> {
@@ -121,7 +126,7 @@ impl<S: Server> Handle<S> {
         then: impl FnOnce(&mut S::Client, &mut Context<'_, S>, T) -> io::Result<()> + Send + 'static,
     ) {
         let ask = match catch_unwind(AssertUnwindSafe(job)) {
-            Ok(result) => Ask::Client(id, Box::new(move |client, ctx| then(client, ctx, result))),
+            Ok(result) => Ask::JobDone(id, Box::new(move |client, ctx| then(client, ctx, result))),
             Err(panic) => Ask::JobPanicked(id, panic),
         };
         // A loop that has ended needs no result.
@@ -201,6 +206,7 @@ pub(super) enum Ask<S: Server> {
     Client(ConnId, ClientWork<S>),
     Server(ServerWork<S>),
     Resolved(ConnId, io::Result<Vec<SocketAddr>>),
+    JobDone(ConnId, ClientWork<S>),
     JobPanicked(ConnId, Box<dyn Any + Send>),
     Stop(u8),
     Drain,

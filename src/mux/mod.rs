@@ -12,8 +12,18 @@ mod conns;
 mod context;
 mod flush;
 mod handle;
+#[cfg_attr(
+    not(all(feature = "config", feature = "signals", feature = "daemon")),
+    allow(dead_code, reason = "only the process flow restarts")
+)]
+mod handover;
 mod offload;
 mod read;
+#[cfg_attr(
+    not(all(feature = "config", feature = "signals", feature = "daemon")),
+    allow(dead_code, reason = "only the process flow restarts")
+)]
+mod saved_conn;
 mod server;
 mod stop;
 mod time;
@@ -29,11 +39,13 @@ use std::time::{Duration, Instant};
 use mio::event::Event;
 use mio::{Events, Poll, Token, Waker};
 
-pub use callback::{CloseReason, MuxCallback, Peer};
+pub use callback::{CloseReason, MuxCallback, Peer, Saved};
 pub use connect::ConnectTo;
 pub use conns::{Conns, ListenerRef, To};
 pub use context::{Clients, Context, Room};
 pub use handle::{Handle, Refused};
+#[cfg(all(feature = "config", feature = "signals", feature = "daemon"))]
+pub(crate) use handover::{LoopReader, LoopState, Woke};
 pub use server::{Closing, Outcome, Server};
 
 use accept::{Census, Door, Quiets, RegisterDoor, suppressed};
@@ -116,6 +128,12 @@ pub struct Mux<S: Server> {
     last_call: &'static str,
     tick: Option<Duration>,
     ending: stop::Ending,
+    /// Neither clients nor input are taken, because a restart waits for what is under way.
+    resting: bool,
+    /// The process flow is to be asked.
+    outside: bool,
+    /// When the first tick is due, if an image before this one was waiting for it.
+    first_tick: Option<Instant>,
     #[cfg(feature = "config")]
     access: crate::access::Access,
     #[cfg(feature = "signals")]
@@ -177,6 +195,9 @@ impl<S: Server> Mux<S> {
             last_call: "",
             tick: None,
             ending: stop::Ending::No,
+            resting: false,
+            outside: false,
+            first_tick: None,
             #[cfg(feature = "config")]
             access: crate::access::Access::default(),
             #[cfg(feature = "signals")]
@@ -225,7 +246,9 @@ impl<S: Server> Mux<S> {
     /// Calls `Server::run_dequeue` every `period`, counted from the end of the last call; `None` or zero: never.
     pub fn set_tick(&mut self, period: Option<Duration>) {
         self.tick = period.filter(|period| !period.is_zero());
-        self.conns.timers.wish(timers::TimerKey::Tick, self.tick);
+        let waited = self.first_tick.take().map(|at| at.saturating_duration_since(Instant::now()));
+        let first = self.tick.map(|period| waited.map_or(period, |left| left.min(period)));
+        self.conns.timers.wish(timers::TimerKey::Tick, first);
         self.conns.settle_timers();
     }
 
@@ -310,8 +333,10 @@ impl<S: Server> Mux<S> {
         self.conns.settle_timers();
         self.poll(wait); //             1  wait for events and mark what they are about
         self.begin(); //                2  the time; signals
-        self.accept(); //               3  new clients
-        self.read(); //                 4  input, end of input
+        if !self.resting {
+            self.accept(); //           3  new clients
+            self.read(); //             4  input, end of input
+        }
         self.wake(); //                 5  other threads, wakers
         self.time(); //                 6  deadlines, then the tick
         self.flush_and_reap(); //       7  send; 8  close
@@ -342,6 +367,7 @@ impl<S: Server> Mux<S> {
                 None => match event.token() {
                     WAKER => self.woken = true,
                     SIGNALS => self.signalled = true,
+                    OUTSIDE => self.outside = true,
                     Token(door) => {
                         if let Some(door) = self.conns.doors.get_mut(door - FIRST_DOOR) {
                             door.ready = true;
@@ -392,14 +418,14 @@ impl<S: Server> Mux<S> {
     /// Whether something waits that no event announces.
     fn has_work(&self) -> bool {
         let lists = &self.conns.lists;
-        !(lists.ready.is_empty() && lists.dirty.is_empty() && lists.woken.is_empty() && lists.gone.is_empty())
+        !(lists.dirty.is_empty() && lists.woken.is_empty() && lists.gone.is_empty())
+            || (!self.resting && (!lists.ready.is_empty() || self.conns.doors_wait()))
             || self.signalled
             || !self.asks.is_empty()
             || self.conns.drain
             || self.crowded > 0
             || (self.ending.is_graceful() && self.conns.slots.is_empty())
             || self.conns.stop.is_some()
-            || self.conns.doors_wait()
     }
 
     fn next_due(&self, wait: Option<Duration>) -> Option<Duration> {
@@ -593,7 +619,9 @@ fn with_descriptor_limit(mut limits: Limits) -> Limits {
 /// Tokens of generation 0 are the mux's own.
 const WAKER: Token = Token(0);
 const SIGNALS: Token = Token(1);
-const FIRST_DOOR: usize = 2;
+/// What the process flow watches.
+const OUTSIDE: Token = Token(2);
+const FIRST_DOOR: usize = 3;
 /// Events taken from the kernel at once.
 const EVENTS: usize = 1024;
 /// Descriptors kept back for files, listeners, and refused clients.

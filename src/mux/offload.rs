@@ -6,7 +6,8 @@ use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 pub(super) type Job = Box<dyn FnOnce() + Send>;
 
@@ -20,11 +21,14 @@ pub(super) struct Offload {
 struct Shared {
     state: Mutex<State>,
     more: Condvar,
+    /// A thread has ended.
+    ended: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     jobs: VecDeque<Job>,
+    handles: Vec<JoinHandle<()>>,
     threads: usize,
     idle: usize,
     over: bool,
@@ -37,13 +41,19 @@ impl Offload {
 
     pub(super) fn submit(&self, job: Job) -> io::Result<()> {
         let mut state = self.shared.lock();
+        if state.over {
+            return Err(io::Error::new(io::ErrorKind::WouldBlock, "no job is taken during a restart"));
+        }
         if state.jobs.len() >= self.queue_max {
             return Err(io::Error::new(io::ErrorKind::WouldBlock, "the offload queue is full"));
         }
         if state.idle <= state.jobs.len() && state.threads < self.threads_max {
             let shared = Arc::clone(&self.shared);
             match thread::Builder::new().name("lineplex-offload".into()).spawn(move || shared.work()) {
-                Ok(_) => state.threads += 1,
+                Ok(handle) => {
+                    state.threads += 1;
+                    state.handles.push(handle);
+                }
                 // Those that run already will do it.
                 Err(error) if state.threads == 0 => return Err(error),
                 Err(_) => {}
@@ -52,6 +62,40 @@ impl Offload {
         state.jobs.push_back(job);
         self.shared.more.notify_one();
         Ok(())
+    }
+}
+
+impl Offload {
+    /// Whether no job waits or runs.
+    pub(super) fn is_idle(&self) -> bool {
+        let state = self.shared.lock();
+        state.jobs.is_empty() && state.idle == state.threads
+    }
+
+    /// Ends the threads. Jobs that wait are dropped; one that runs is waited for, at most `deadline`. False if one still
+    /// runs then; it ends by itself when its job is done.
+    pub(super) fn stop(&self, deadline: Duration) -> bool {
+        let mut state = self.shared.lock();
+        state.over = true;
+        let jobs = std::mem::take(&mut state.jobs);
+        self.shared.more.notify_all();
+        let waited = self.shared.ended.wait_timeout_while(state, deadline, |state| state.threads > 0);
+        state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let ended = state.threads == 0;
+        let handles = if ended { std::mem::take(&mut state.handles) } else { Vec::new() };
+        drop(state);
+        // What a job owns is the application's, and may submit again or panic when it goes.
+        for job in jobs {
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(job))).map_err(std::mem::forget);
+        }
+        // They have left their last lock: this waits for a few instructions only.
+        handles.into_iter().for_each(|handle| drop(handle.join()));
+        ended
+    }
+
+    /// Takes jobs again after [`stop`](Self::stop).
+    pub(super) fn resume(&self) {
+        self.shared.lock().over = false;
     }
 }
 
@@ -94,5 +138,7 @@ impl Shared {
                 state.idle -= 1;
             }
         }
+        state.threads -= 1;
+        self.ended.notify_all();
     }
 }

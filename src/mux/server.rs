@@ -6,7 +6,8 @@ use crate::config::Config;
 #[cfg(feature = "config")]
 use crate::config::ConfigBuilder;
 use crate::slots::ConnId;
-use crate::{Error, Result};
+use crate::state::{StateReader, StateWriter};
+use crate::{Error, ErrorKind, Result};
 
 /// What all connections share, and the hooks of the server's life. Only [`Client`](Self::Client) and
 /// [`client`](Self::client) are required; the hooks stand here in the order in which [`run`](crate::run) calls them,
@@ -15,9 +16,13 @@ use crate::{Error, Result};
 /// | phase | hooks |
 /// |---|---|
 /// | configure | `configure_hook`, then command line and file are read, then `post_configure_hook` |
-/// | bind | `pre_bind_hook`, then the listeners are opened, then `post_bind_hook` |
+/// | bind | `pre_bind_hook`, (after a restart `restart_open_hook`), then the listeners are opened, then `post_bind_hook`, (after a restart `restore`, `restore_client` for each client) |
 /// | loop | `pre_loop_hook`; for each client `post_accept_hook`, `allow_deny_hook`, (`request_denied_hook` or [`client`](Self::client) and its callbacks), `post_process_request_hook` and the client's `close`; `run_dequeue`, `timeout` and `signal_hook` when they are due |
 /// | close | `pre_server_close_hook`, every client's `close`, `post_child_cleanup_hook`; on a fatal error `fatal_hook` first |
+/// | restart | `save` and every client's `save`, `pre_server_close_hook`, `close` of those that do not go along, `post_child_cleanup_hook`, `restart_close_hook`, then the next image begins with `configure_hook`; `restart_failed_hook` if this one goes on |
+///
+/// Before a restart a *probe*, a process of its own that is thrown away, runs the hooks of the phases configure and bind
+/// with the next image and the new configuration; [`Config::probing`] tells.
 ///
 /// A hook that panics in the loop phase is logged and counted, and the loop goes on; where its answer decides
 /// (`allow_deny_hook`, `client`) the peer is denied. An `Err` before the loop refuses to start: exit status 1.
@@ -53,6 +58,15 @@ pub trait Server: Sized + 'static {
         Ok(())
     }
 
+    /// After a restart only: the listeners are about to be taken over from the image before, and new ones bound.
+    ///
+    /// # Errors
+    /// Refuses the restart.
+    fn restart_open_hook(&mut self, config: &Config) -> Result<()> {
+        let _ = config;
+        Ok(())
+    }
+
     /// The listeners are open; their addresses, port 0 resolved, are in `room.conns.local_addrs()` from
     /// [`pre_loop_hook`](Self::pre_loop_hook) on.
     ///
@@ -63,10 +77,39 @@ pub trait Server: Sized + 'static {
         Ok(())
     }
 
-    /// The last call before clients are served.
+    /// A restart is about to hand over: write into `out` what this object must know in the next image, beside its
+    /// settings. Called several times for each restart: it must change nothing outside `out`.
+    fn save(&self, out: &mut StateWriter) {
+        let _ = out;
+    }
+
+    /// After a restart only: takes back what [`save`](Self::save) wrote, all of it. Also called in the probe, which
+    /// tries a restart before it happens: it must change nothing but this object.
     ///
     /// # Errors
-    /// Refuses to start.
+    /// Refuses the restart; the image before goes on.
+    fn restore(&mut self, state: &mut StateReader<'_>) -> Result<()> {
+        let _ = state;
+        Ok(())
+    }
+
+    /// After a restart only: makes a client's object again from what its [`MuxCallback::save`] wrote, all of it. Called
+    /// once for each, after [`restore`](Self::restore), and in the probe for some of them.
+    ///
+    /// # Errors
+    /// Refuses the restart; the image before goes on.
+    fn restore_client(&mut self, peer: &Peer, state: &mut StateReader<'_>) -> Result<Self::Client> {
+        let _ = (peer, state);
+        Err(Error::new(
+            ErrorKind::State,
+            "a client was saved but this server does not implement restore_client",
+        ))
+    }
+
+    /// The last call before clients are served. After a restart those that were kept are in the room.
+    ///
+    /// # Errors
+    /// Refuses to start, or the restart.
     fn pre_loop_hook(&mut self, room: &mut Room<'_, Self>) -> Result<()> {
         let _ = room;
         Ok(())
@@ -117,8 +160,28 @@ pub trait Server: Sized + 'static {
         let _ = (room, closing);
     }
 
-    /// Every connection is closed; the listeners go next.
+    /// Every connection is closed; the listeners go next. In a restart: every connection that does not go along is.
     fn post_child_cleanup_hook(&mut self) {}
+
+    /// The last call of an image that hands over.
+    fn restart_close_hook(&mut self) {}
+
+    /// A restart was refused or failed, and this image goes on. If the next one had not been started yet, nothing was
+    /// called before; else [`pre_server_close_hook`](Self::pre_server_close_hook) and
+    /// [`restart_close_hook`](Self::restart_close_hook) were, and clients that do not go along are gone.
+    fn restart_failed_hook(&mut self, room: &mut Room<'_, Self>, error: &Error) {
+        let _ = (room, error);
+    }
+
+    /// SIGHUP came and `on_hup = "reload"`: the configuration was read again and is valid. Take what is yours; when this
+    /// returns, the access lists, the tick and the log level come into force. Everything else in it needs a restart.
+    ///
+    /// # Errors
+    /// Told in the log; everything stays as it was.
+    fn reload_hook(&mut self, room: &mut Room<'_, Self>, config: &Config) -> Result<()> {
+        let _ = (room, config);
+        Ok(())
+    }
 
     /// The server cannot start or go on: called before anything is closed. When it has returned, the error goes to
     /// standard error and to the log; exit status 1 (2 for a wrong command line).
@@ -143,4 +206,6 @@ pub enum Outcome {
 pub enum Closing {
     /// It stops for good.
     Stop,
+    /// It hands over to the next image: whoever can goes along.
+    Handover,
 }

@@ -174,4 +174,4 @@ impl<S: Server> Mux<S> {
 }
 
 /// How often the listeners' queues are emptied at a graceful stop: at 64 clients each, 4096, which is the backlog.
-const QUEUES_MAX: usize = 64;
+pub(super) const QUEUES_MAX: usize = 64;

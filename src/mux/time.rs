@@ -43,7 +43,12 @@ impl<S: Server> Mux<S> {
                 self.hook("handle", work);
             }
             Ask::Resolved(id, addresses) => self.conns.resolved(id, addresses),
+            Ask::JobDone(id, work) => {
+                self.conns.job_is_over(id);
+                self.call_open(id, "offload", work);
+            }
             Ask::JobPanicked(id, panic) => {
+                self.conns.job_is_over(id);
                 self.panicked("an offloaded job", panic);
                 self.conns.cut(id, CloseReason::Panicked);
             }
@@ -76,6 +81,7 @@ impl<S: Server> Mux<S> {
                     TimerKey::Door(door) => self.conns.unpark(Some(door)),
                     TimerKey::Sweep => self.sweep(),
                     TimerKey::Stop => self.conns.stop(0),
+                    TimerKey::Outside => self.outside = true,
                 }
             }
             if tick {

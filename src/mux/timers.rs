@@ -29,6 +29,8 @@ pub(super) enum TimerKey {
     Sweep,
     /// A graceful stop has taken long enough.
     Stop,
+    /// The process flow has something to do.
+    Outside,
 }
 
 #[derive(Debug)]
@@ -36,9 +38,10 @@ pub(super) struct Timers {
     pub(super) wheel: Wheel<TimerKey>,
     wishes: Vec<(TimerKey, Option<Duration>)>,
     pub(super) server: ServerTimers,
-    tick: Option<TimerId>,
+    pub(super) tick: Option<TimerId>,
     sweep: Option<TimerId>,
     stop: Option<TimerId>,
+    outside: Option<TimerId>,
 }
 
 impl Timers {
@@ -50,6 +53,7 @@ impl Timers {
             tick: None,
             sweep: None,
             stop: None,
+            outside: None,
         }
     }
 
@@ -82,6 +86,11 @@ impl Conns {
         self.timers.wishes = wishes;
     }
 
+    /// Sets the timer of `key` for a time that is known.
+    pub(super) fn grant_at(&mut self, key: TimerKey, at: Instant) {
+        self.grant(key, Some(at.saturating_duration_since(self.now)), self.now);
+    }
+
     fn grant(&mut self, key: TimerKey, after: Option<Duration>, now: Instant) {
         let timers = &mut self.timers;
         let place = match key {
@@ -109,6 +118,7 @@ impl Conns {
             TimerKey::Tick => &mut timers.tick,
             TimerKey::Sweep => &mut timers.sweep,
             TimerKey::Stop => &mut timers.stop,
+            TimerKey::Outside => &mut timers.outside,
         };
         if let Some(id) = place.take() {
             timers.wheel.remove(id);
@@ -140,6 +150,7 @@ impl Conns {
             TimerKey::Tick => self.timers.tick = None,
             TimerKey::Sweep => self.timers.sweep = None,
             TimerKey::Stop => self.timers.stop = None,
+            TimerKey::Outside => self.timers.outside = None,
         }
     }
 

@@ -206,6 +206,16 @@ impl Listener {
         self.path = None;
     }
 
+    /// The path in the file system that is this listener's to remove; none for TCP, and after [`keep_path`](Self::keep_path).
+    pub(crate) fn owned_path(&self) -> Option<&OwnedPath> {
+        self.path.as_ref()
+    }
+
+    /// Takes over the path of the image before.
+    pub(crate) fn own_path(&mut self, path: OwnedPath) {
+        self.path = Some(path);
+    }
+
     /// Takes over a listening socket that another image or a supervisor opened, for the address `at`.
     ///
     /// It becomes non-blocking. Its path in the file system, if it has one, is not removed when this is dropped.

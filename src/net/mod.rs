@@ -15,3 +15,5 @@ pub use crate::sys::Credentials;
 pub use addr::{LocalAddr, PeerAddr};
 pub use listener::Listener;
 pub use stream::Stream;
+pub(crate) use stream::StreamKind;
+pub(crate) use unix::OwnedPath;

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use mio::{Interest, Registry, Token, event::Source, unix::SourceFd};
-use socket2::SockRef;
+use socket2::{SockRef, Socket, Type};
 
 use super::addr::canonical;
 use super::{LocalAddr, PeerAddr, options};
@@ -22,6 +22,17 @@ use crate::sys;
 pub struct Stream {
     kind: Kind,
     peer: PeerAddr,
+}
+
+/// What a stream rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StreamKind {
+    Tcp,
+    Unix,
+    /// Adopted; whether it was blocking before.
+    Descriptor {
+        was_blocking: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -95,6 +106,46 @@ impl Stream {
         let is_socket = socket.r#type().is_ok();
         let kind = Kind::Descriptor(Adopted { file, is_socket, was_blocking });
         Ok(Self { kind, peer: PeerAddr::Adopted })
+    }
+
+    /// Takes over a stream of this kind from another image of the program.
+    ///
+    /// # Errors
+    /// `InvalidData` when it is not of that kind; what `getsockopt(2)` or `fcntl(2)` says.
+    pub(crate) fn inherit(fd: OwnedFd, kind: StreamKind, peer: PeerAddr) -> io::Result<Self> {
+        let refuse = |why| Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        if let StreamKind::Descriptor { was_blocking } = kind {
+            let mut stream = Self::adopt(fd)?;
+            if let Kind::Descriptor(adopted) = &mut stream.kind {
+                adopted.was_blocking = was_blocking;
+            }
+            return Ok(Self { peer, ..stream });
+        }
+        let socket = Socket::from(fd);
+        if socket.r#type()? != Type::STREAM {
+            return refuse("the descriptor is not a stream socket");
+        }
+        let local = socket.local_addr()?;
+        socket.set_nonblocking(true)?;
+        let kind = match kind {
+            StreamKind::Tcp if local.is_ipv4() || local.is_ipv6() => {
+                Kind::Tcp(mio::net::TcpStream::from_std(OwnedFd::from(socket).into()))
+            }
+            StreamKind::Unix if local.is_unix() => {
+                Kind::Unix(mio::net::UnixStream::from_std(OwnedFd::from(socket).into()))
+            }
+            _ => return refuse("the descriptor is of another address family"),
+        };
+        Ok(Self { kind, peer })
+    }
+
+    /// What it is, for [`inherit`](Self::inherit).
+    pub(crate) fn kind(&self) -> StreamKind {
+        match &self.kind {
+            Kind::Tcp(_) => StreamKind::Tcp,
+            Kind::Unix(_) => StreamKind::Unix,
+            Kind::Descriptor(adopted) => StreamKind::Descriptor { was_blocking: adopted.was_blocking },
+        }
     }
 
     /// Whether a connection that was begun is made. After [`Stream::connect`]: register the stream with writable

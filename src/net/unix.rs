@@ -20,13 +20,23 @@ use crate::sys;
 
 /// A path in the file system that belongs to a listening socket of ours.
 #[derive(Debug)]
-pub(super) struct OwnedPath {
+pub(crate) struct OwnedPath {
     path: PathBuf,
     device: u64,
     inode: u64,
 }
 
 impl OwnedPath {
+    /// A claim that was handed over: the path, and device and inode of the socket there.
+    pub(crate) fn of(path: PathBuf, device: u64, inode: u64) -> Self {
+        Self { path, device, inode }
+    }
+
+    /// The same in parts, to hand it over.
+    pub(crate) fn parts(&self) -> (&Path, u64, u64) {
+        (&self.path, self.device, self.inode)
+    }
+
     /// Removes the path if it still is our socket; another server's, which replaced it, stays.
     pub(super) fn remove(&self) {
         if fs::symlink_metadata(&self.path).is_ok_and(|found| self.is(&found)) {

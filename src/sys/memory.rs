@@ -3,8 +3,6 @@
 //! On Linux it is a sealed memfd (`memfd_create(2)`). Elsewhere, and where a sandbox forbids that, it is a temporary
 //! file without a name, open for reading only.
 
-#![allow(dead_code, reason = "used by the handover")]
-
 use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek as _, Write as _};

@@ -1,8 +1,6 @@
 //! Messages between two processes of one program: a socket that keeps their limits and carries descriptors, a pipe, and
 //! waiting for either.
 
-#![allow(dead_code, reason = "used by the handover")]
-
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};

@@ -1,8 +1,6 @@
 //! Processes and what outlives an exec: programs, signals, flags of descriptors. The rest is in [`sys`](super), where
 //! `unsafe` is.
 
-#![allow(dead_code, reason = "used by the handover")]
-
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::AsFd;
@@ -30,6 +28,11 @@ pub(crate) fn exec(path: &CStr, argv: &[CString], env: &[CString]) -> io::Error 
         Err(errno) => errno.into(),
         Ok(never) => match never {},
     }
+}
+
+/// The number of this process.
+pub(crate) fn own_pid() -> i32 {
+    nix::unistd::getpid().as_raw()
 }
 
 /// Waits until the child `pid` has ended, and takes its status (`waitpid(2)`), which is there once.
@@ -84,6 +87,14 @@ pub(crate) fn set_cloexec(fd: impl AsFd, on: bool) -> io::Result<()> {
     let flags = if on { FdFlag::FD_CLOEXEC } else { FdFlag::empty() };
     fcntl(fd, FcntlArg::F_SETFD(flags))?;
     Ok(())
+}
+
+/// Gives standard input up: it reads its end from now on.
+///
+/// # Errors
+/// `/dev/null` cannot be opened.
+pub(crate) fn close_stdin() -> io::Result<()> {
+    Ok(nix::unistd::dup2_stdin(std::fs::File::open("/dev/null")?)?)
 }
 
 /// The time since some moment in the past that all processes of the system agree on, and that an exec does not change

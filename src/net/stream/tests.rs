@@ -67,7 +67,7 @@ fn a_tcp_connection_is_made_and_carries_both_ways() {
 #[test]
 fn a_refused_connection_says_why() {
     // Bound but not listening, so that nobody else can take the number meanwhile.
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let socket = Socket::new(socket2::Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
     let addr = socket.local_addr().unwrap().as_socket().unwrap();
     let failed = Stream::connect(addr, &Limits::default()).and_then(|mut stream| connected(&mut stream));

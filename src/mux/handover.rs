@@ -1,0 +1,433 @@
+//! A restart, seen from the loop: what one image of the program writes down for the next, and how that one takes it up.
+//!
+//! The process flow decides when and how (`process/handover`). It has the loop come to rest ([`Mux::rest_for_handover`]),
+//! lets those go who do not go along ([`Mux::part`]), takes the state of everything else ([`Mux::state`]) and the numbers
+//! of the descriptors, and in the next image gives both to [`Mux::restore`]. Nothing here reads, writes or closes a
+//! client's socket in the next image: until it has committed, the image before may still take everything back.
+//!
+//! Names ([`ConnId`]) stay what they are, so an application may save them. Deadlines are kept as the time that is left
+//! at one moment of the system's monotonic clock, which both images know.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use super::callback::{CloseReason, Saved};
+use super::conn::{Conn, Phase, WriteSide};
+use super::saved_conn::{Clock, Role, SavedConn};
+use super::server::{Closing, Server};
+use super::timers::TimerKey;
+use super::{Mux, OUTSIDE, Peer, Room};
+use crate::net::Listener;
+use crate::slots::{ConnId, Slots};
+use crate::state::{StateReader, StateWriter};
+use crate::wheel::Wheel;
+use crate::{Error, ErrorKind, Result};
+
+/// Everything of a loop that the next image needs but the descriptors themselves.
+#[derive(Debug, Default)]
+pub(crate) struct LoopState {
+    /// Counters, names, timers.
+    pub(crate) shared: StateWriter,
+    /// What `Server::save` wrote.
+    pub(crate) server: StateWriter,
+    /// One record for each connection.
+    pub(crate) conns: StateWriter,
+    /// Name and value of each counter.
+    pub(crate) metrics: StateWriter,
+    /// How many records there are.
+    pub(crate) count: usize,
+}
+
+/// The same, read.
+#[derive(Debug)]
+pub(crate) struct LoopReader<'a> {
+    pub(crate) shared: StateReader<'a>,
+    pub(crate) server: StateReader<'a>,
+    pub(crate) conns: StateReader<'a>,
+    /// None if the image before wrote none.
+    pub(crate) metrics: Option<StateReader<'a>>,
+}
+
+/// Why the loop came back to the process flow.
+#[derive(Debug)]
+pub(crate) enum Woke {
+    Ended(super::Ended),
+    /// Something that it watches, or its timer.
+    Outside,
+}
+
+impl<S: Server> Mux<S> {
+    /// As [`run`](Self::run), but comes back also when the process flow has something to do.
+    pub(crate) fn run_or_wake(&mut self) -> Result<Woke> {
+        self.rested = Instant::now();
+        loop {
+            if std::mem::take(&mut self.outside) {
+                return Ok(Woke::Outside);
+            }
+            if let Some(ended) = self.round(None)? {
+                return Ok(Woke::Ended(ended));
+            }
+        }
+    }
+
+    /// Comes back to the process flow when `fd` becomes readable, once for each time it does so anew.
+    pub(crate) fn watch(&self, fd: impl AsFd) -> io::Result<()> {
+        use mio::event::Source as _;
+        use std::os::fd::AsRawFd as _;
+        let fd = fd.as_fd().as_raw_fd();
+        mio::unix::SourceFd(&fd).register(&self.conns.registry, OUTSIDE, mio::Interest::READABLE)
+    }
+
+    /// Forgets what [`watch`](Self::watch) was asked for; to be called before `fd` is closed.
+    pub(crate) fn unwatch(&self, fd: impl AsFd) {
+        use mio::event::Source as _;
+        use std::os::fd::AsRawFd as _;
+        let fd = fd.as_fd().as_raw_fd();
+        // It fails only if it is not watched.
+        let _ = mio::unix::SourceFd(&fd).deregister(&self.conns.registry);
+    }
+
+    /// Comes back to the process flow `after` from now; replaces the time before, `None` clears it.
+    pub(crate) fn wake_outside(&mut self, after: Option<Duration>) {
+        self.conns.timers.wish(TimerKey::Outside, after);
+        self.conns.settle_timers();
+    }
+
+    /// From now on no client is taken and no input read, so that what runs on other threads can come to its end.
+    pub(crate) fn rest_for_handover(&mut self, rest: bool) {
+        self.resting = rest;
+        if !rest {
+            self.conns.offload.resume();
+        }
+    }
+
+    /// Whether nothing is under way on another thread or in the network that would be lost.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.conns.offload.is_idle()
+            && self.asks.is_empty()
+            && self.handle.is_idle()
+            && self.conns.lists.woken.is_empty()
+            && self.conns.slots.iter().all(|(_, conn)| conn.phase != Phase::Opening)
+    }
+
+    /// Ends the threads for slow work; false if one is still busy after `deadline`.
+    pub(crate) fn stop_threads(&self, deadline: Duration) -> bool {
+        self.conns.offload.stop(deadline)
+    }
+
+    /// The hooks of the close, and the farewell to everybody who does not go along: clients whose `save` says so, who
+    /// wait for a job, or are closing already; what they are owed goes along as a socket without a client.
+    pub(crate) fn part(&mut self) {
+        self.conns.ending = true;
+        self.hook("pre_server_close_hook", |server, room| {
+            server.pre_server_close_hook(room, Closing::Handover);
+        });
+        let ids: Vec<ConnId> = self.conns.slots.iter().map(|(id, _)| id).collect();
+        for id in &ids {
+            let Some(conn) = self.conns.slots.at(*id) else { continue };
+            let waits = conn.rare.as_ref().is_some_and(|rare| rare.jobs > 0);
+            let phase = conn.phase;
+            match phase {
+                Phase::Opening => {
+                    let error = io::Error::new(io::ErrorKind::Interrupted, "the server restarts");
+                    self.conns.cut(*id, CloseReason::ConnectFailed(error));
+                }
+                Phase::Open if waits || self.save_client(*id).is_none() => {
+                    self.conns.close_because(*id, CloseReason::Handover);
+                }
+                _ => {}
+            }
+        }
+        self.turn = self.turn.wrapping_add(1).max(1);
+        self.flush_and_reap();
+        for id in ids {
+            self.let_go(id);
+        }
+        self.hook("post_child_cleanup_hook", |server, _| server.post_child_cleanup_hook());
+        self.hook("restart_close_hook", |server, _| server.restart_close_hook());
+        self.flush_and_reap();
+        self.conns.ending = false;
+    }
+
+    /// A closing connection goes along without its client, who is told now.
+    fn let_go(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.slots.at_mut(id).filter(|conn| conn.phase > Phase::Open) else { return };
+        let reason = conn.reason.take().unwrap_or(CloseReason::Asked);
+        let Some(peer) = self.clients.split(id).map(|(member, _)| member.peer.clone()) else { return };
+        self.farewell(id, &reason);
+        if peer.serial > 0 {
+            self.census.enter(&self.conns.limits, &peer.addr);
+            self.conns.rare(id, |rare| rare.left = Some(peer.addr));
+        }
+    }
+
+    /// What the client of a connection wants to know again; none if it does not go along.
+    fn save_client(&mut self, id: ConnId) -> Option<StateWriter> {
+        let Some((member, _)) = self.clients.split(id) else { return Some(StateWriter::new()) };
+        let mut out = StateWriter::new();
+        match catch_unwind(AssertUnwindSafe(|| super::MuxCallback::save(&member.client, &mut out))) {
+            Ok(Saved::Keep) => Some(out),
+            Ok(Saved::Drain) => None,
+            Err(panic) => {
+                self.panicked("save", panic);
+                None
+            }
+        }
+    }
+
+    /// The state of the loop and of at most `most` connections; nothing changes.
+    pub(crate) fn state(&mut self, most: usize) -> LoopState {
+        self.conns.settle_timers();
+        let clock = Clock::now();
+        let mut state = LoopState::default();
+        self.write_shared(&mut state.shared, &clock);
+        let (server, mut out) = (&self.server, StateWriter::new());
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| server.save(&mut out))) {
+            self.panicked("save", panic);
+            out = StateWriter::new();
+        }
+        state.server = out;
+        let ids: Vec<ConnId> = self.conns.slots.iter().map(|(id, _)| id).collect();
+        for id in ids {
+            if state.count == most {
+                break;
+            }
+            state.count += usize::from(self.write_conn(&mut state.conns, id, &clock));
+        }
+        let metrics = self.conns.metrics();
+        let counters = metrics.iter().filter(|(_, kind, _)| *kind == "counter");
+        state.metrics.list(counters, |out, (name, _, value)| {
+            out.text(name).u64(value);
+        });
+        state
+    }
+
+    fn write_shared(&self, out: &mut StateWriter, clock: &Clock) {
+        let timers = &self.conns.timers;
+        out.duration(clock.stamp);
+        out.duration(clock.at.saturating_duration_since(timers.wheel.start()));
+        out.u64(self.conns.serial).u32(self.conns.slots.last());
+        out.option(timers.tick.and_then(|id| timers.left(id, clock)), |out, left| {
+            out.duration(left);
+        });
+        let server = timers.server.iter().filter_map(|(key, id)| Some((*key, timers.left(*id, clock)?)));
+        out.list(server, |out, (key, left)| {
+            out.u64(key).duration(left);
+        });
+    }
+
+    /// Writes one connection; false if it does not go along.
+    fn write_conn(&mut self, out: &mut StateWriter, id: ConnId, clock: &Clock) -> bool {
+        let client = match self.clients.split(id) {
+            Some(_) => self.save_client(id),
+            None => None,
+        };
+        let peer = self.clients.split(id).map(|(member, _)| &member.peer);
+        let Some(conn) = self.conns.slots.at(id) else { return false };
+        let role = match (client, peer, &conn.rare) {
+            (Some(client), Some(peer), _) if conn.phase == Phase::Open => Role::Client(peer, client),
+            (_, Some(_), _) => return false,
+            (_, None, Some(rare)) if rare.refused => Role::Refused,
+            (_, None, Some(rare)) => match (&rare.denied, rare.left) {
+                (Some(peer), _) => Role::Denied(peer),
+                (None, left) => Role::Left(left),
+            },
+            (_, None, None) => Role::Left(None),
+        };
+        SavedConn::write(out, id, conn, role, &self.conns.timers, clock)
+    }
+
+    /// Every listener, and whether the application has stopped taking clients from it.
+    pub(crate) fn listeners(&self) -> impl Iterator<Item = (&Listener, bool)> {
+        self.conns.doors.iter().map(|door| (&door.listener, door.paused))
+    }
+
+    /// Takes clients from a listener that was `paused` in the image before, or was not.
+    ///
+    /// # Errors
+    /// As [`add_listener`](Self::add_listener).
+    pub(crate) fn take_over_listener(&mut self, listener: Listener, paused: bool) -> Result<()> {
+        self.add_listener(listener)?;
+        if let Some(door) = self.conns.doors.last_mut() {
+            door.paused = paused;
+        }
+        Ok(())
+    }
+
+    /// Takes the clients that wait at the last `count` listeners, and closes these.
+    pub(crate) fn close_last_listeners(&mut self, count: usize) {
+        let first = self.conns.doors.len().saturating_sub(count);
+        for door in &mut self.conns.doors[first..] {
+            (door.ready, door.paused) = (true, false);
+        }
+        for _ in 0..super::stop::QUEUES_MAX {
+            if !self.conns.doors_wait() {
+                break;
+            }
+            self.accept();
+        }
+        self.conns.doors.truncate(first);
+    }
+
+    /// The listeners, to change.
+    pub(crate) fn listeners_mut(&mut self) -> impl Iterator<Item = &mut Listener> {
+        self.conns.doors.iter_mut().map(|door| &mut door.listener)
+    }
+
+    /// Calls a hook of the server, panics contained.
+    pub(crate) fn call_hook(&mut self, name: &'static str, hook: impl FnOnce(&mut S, &mut Room<'_, S>)) {
+        self.hook(name, hook);
+        self.conns.settle_timers();
+    }
+
+    /// With the signals blocked: what has come already is kept for whoever goes on. True if it asks for the end.
+    #[cfg(all(feature = "signals", feature = "daemon"))]
+    pub(crate) fn hold_signals(&mut self) -> bool {
+        self.signals.as_mut().is_some_and(crate::signals::Signals::hold)
+    }
+
+    /// Every descriptor that a connection has.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.conns.slots.iter().filter_map(|(_, conn)| conn.stream.as_ref().map(AsFd::as_fd))
+    }
+
+    /// Takes up what the image before left: the server's own state, the connections with their clients, the timers. To
+    /// be called before anything else is done with this loop. `take` gives the descriptor of a number.
+    ///
+    /// # Errors
+    /// The state cannot be read, a descriptor is not what the state says, or the application refuses.
+    pub(crate) fn restore(
+        &mut self,
+        mut state: LoopReader<'_>,
+        take: &mut dyn FnMut(RawFd) -> io::Result<OwnedFd>,
+    ) -> Result<()> {
+        let (last, clock) = self.restore_shared(&mut state.shared)?;
+        if let Some(metrics) = state.metrics.as_mut() {
+            for (name, value) in metrics.list(|entry| Ok((entry.text()?.to_owned(), entry.u64()?)))? {
+                self.conns.metrics.set(&name, value);
+            }
+        }
+        self.server.restore(&mut state.server)?;
+        state.server.finish().map_err(|error| left_over("the server", &error))?;
+        let slots_max = crate::sys::raise_descriptor_limit();
+        let mut entries: Vec<(ConnId, Conn)> = Vec::new();
+        let mut wishes = Vec::new();
+        while !state.conns.is_empty() {
+            let saved = SavedConn::read(&mut state.conns)?;
+            if saved.id.slot() >= slots_max {
+                return Err(Error::new(ErrorKind::State, format!("connection {} is out of range", saved.id)));
+            }
+            let (id, conn) = self.restore_conn(saved, take, &clock, &mut wishes)?;
+            entries.push((id, conn));
+        }
+        let twice = || Error::new(ErrorKind::State, "two connections have the same name");
+        self.conns.slots = Slots::restored(entries, last).ok_or_else(twice)?;
+        for (key, at) in wishes {
+            self.conns.grant_at(key, at);
+        }
+        self.take_up()
+    }
+
+    fn restore_shared(&mut self, shared: &mut StateReader<'_>) -> Result<(u32, Clock)> {
+        let clock = Clock::of(shared.duration()?);
+        let since_start = shared.duration()?;
+        (self.conns.serial, self.conns.now) = (shared.u64()?, Instant::now());
+        let last = shared.u32()?;
+        // The same start: rounding to whole milliseconds must not add up over many restarts.
+        let start = clock.at.checked_sub(since_start).unwrap_or(clock.at);
+        self.conns.timers.wheel = Wheel::new(start);
+        self.conns.timers.wheel.collect(self.conns.now, 0);
+        let tick = shared.option(StateReader::duration)?;
+        self.first_tick = tick.map(|left| clock.at + left.min(super::TIME_MAX));
+        for (key, left) in shared.list(|entry| Ok((entry.u64()?, entry.duration()?)))? {
+            self.conns.grant_at(TimerKey::Server(key), clock.at + left.min(super::TIME_MAX));
+        }
+        Ok((last, clock))
+    }
+
+    /// One connection, not yet in its slot.
+    fn restore_conn(
+        &mut self,
+        saved: SavedConn<'_>,
+        take: &mut dyn FnMut(RawFd) -> io::Result<OwnedFd>,
+        clock: &Clock,
+        wishes: &mut Vec<(TimerKey, Instant)>,
+    ) -> Result<(ConnId, Conn)> {
+        let id = saved.id;
+        let fail = |error| Error::with_source(ErrorKind::State, format!("connection {id}"), error);
+        let fd = take(saved.fd).map_err(fail)?;
+        if let Some(left) = saved.deadline {
+            wishes.push((TimerKey::Deadline(id), clock.at + left));
+        }
+        if let Some(left) = saved.guard {
+            wishes.push((TimerKey::Guard(id), clock.at + left));
+        }
+        let mut stand_in = None;
+        if let Some((peer, state)) = saved.client() {
+            let client = self.revive(&peer, state)?;
+            stand_in = Some(super::context::Member { peer, client });
+        }
+        if let Some(addr) = saved.counted() {
+            self.census.enter(&self.conns.limits, &addr);
+        }
+        let conn = saved.into_conn(fd, &self.conns.limits, clock).map_err(fail)?;
+        self.conns.refused += usize::from(conn.rare.as_ref().is_some_and(|rare| rare.refused));
+        if let Some(member) = stand_in {
+            self.clients.put(id, member);
+        }
+        Ok((id, conn))
+    }
+
+    fn revive(&mut self, peer: &Peer, mut state: StateReader<'_>) -> Result<S::Client> {
+        let client = self.server.restore_client(peer, &mut state)?;
+        state.finish().map_err(|error| left_over("a client", &error))?;
+        Ok(client)
+    }
+
+    /// Registers every connection that was restored, and puts it on the lists that it belongs to.
+    fn take_up(&mut self) -> Result<()> {
+        let conns = &mut self.conns;
+        for (id, conn) in conns.slots.iter_mut() {
+            if let Some(stream) = conn.stream.as_mut() {
+                conns.metrics.registrations += 1;
+                conns.registry.register(stream, id.token(), super::conns::INTEREST).map_err(|error| {
+                    Error::with_source(ErrorKind::Io, format!("connection {id} cannot be watched"), error)
+                })?;
+            }
+            if conn.output.is_some() || conn.phase == Phase::Draining || conn.write_side == WriteSide::Ending
+            {
+                conns.lists.dirty(id, conn);
+            }
+            if conn.fresh || conn.again {
+                conns.lists.ready(id, conn);
+            }
+            if conn.woken {
+                conns.lists.woken.push(id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries in the probe whether the server and its clients can be taken up: nothing but `server` changes.
+    ///
+    /// # Errors
+    /// As [`restore`](Self::restore).
+    pub(crate) fn rehearse(server: &mut S, mut state: LoopReader<'_>) -> Result<()> {
+        server.restore(&mut state.server)?;
+        state.server.finish().map_err(|error| left_over("the server", &error))?;
+        while !state.conns.is_empty() {
+            let saved = SavedConn::read(&mut state.conns)?;
+            if let Some((peer, mut client)) = saved.client() {
+                drop(server.restore_client(&peer, &mut client)?);
+                client.finish().map_err(|error| left_over("a client", &error))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn left_over(whose: &str, error: &crate::state::StateError) -> Error {
+    Error::new(ErrorKind::State, format!("the state of {whose} was not read to its end: {error}"))
+}

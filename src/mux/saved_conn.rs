@@ -1,0 +1,398 @@
+//! One connection as a record: what of it goes along in a restart.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::callback::Peer;
+use super::conn::{Conn, Phase, Rare, WriteSide};
+use super::timers::Timers;
+use crate::buffer::{Input, Output};
+use crate::config::Limits;
+use crate::net::{Credentials, PeerAddr, Stream, StreamKind};
+use crate::slots::ConnId;
+use crate::state::{StateError, StateReader, StateWriter};
+use crate::wheel::TimerId;
+
+/// One moment, on the clock of this image and on the one that both images know.
+#[derive(Clone, Debug)]
+pub(super) struct Clock {
+    pub(super) at: Instant,
+    /// Of the system's monotonic clock.
+    pub(super) stamp: Duration,
+}
+
+impl Clock {
+    pub(super) fn now() -> Self {
+        Self { at: Instant::now(), stamp: crate::sys::monotonic() }
+    }
+
+    /// The moment that another image had stamped.
+    pub(super) fn of(stamp: Duration) -> Self {
+        let now = Self::now();
+        let passed = now.stamp.saturating_sub(stamp);
+        Self { at: now.at.checked_sub(passed).unwrap_or(now.at), stamp }
+    }
+
+    fn left(&self, until: Instant) -> Duration {
+        until.saturating_duration_since(self.at)
+    }
+
+    fn passed(&self, since: Instant) -> Duration {
+        self.at.saturating_duration_since(since)
+    }
+
+    fn until(&self, left: Duration) -> Instant {
+        self.at + left.min(super::TIME_MAX)
+    }
+
+    fn since(&self, passed: Duration) -> Instant {
+        self.at.checked_sub(passed).unwrap_or(self.at)
+    }
+}
+
+impl Timers {
+    /// What is left of a timer at that moment.
+    pub(super) fn left(&self, id: TimerId, clock: &Clock) -> Option<Duration> {
+        self.wheel.deadline(id).map(|at| clock.left(at))
+    }
+}
+
+/// What a connection is to the next image.
+pub(super) enum Role<'a> {
+    /// Served by a client, who wrote this.
+    Client(&'a Peer, StateWriter),
+    /// Denied; it reads its farewell.
+    Denied(&'a Peer),
+    /// Refused over a limit; it reads why.
+    Refused,
+    /// Only its socket is left, and its place in the counts if a listener had taken it.
+    Left(Option<PeerAddr>),
+}
+
+/// A record that was read. Nothing of it is believed before it is used.
+pub(super) struct SavedConn<'a> {
+    pub(super) id: ConnId,
+    pub(super) fd: RawFd,
+    pub(super) deadline: Option<Duration>,
+    pub(super) guard: Option<Duration>,
+    role: u8,
+    peer: Option<Peer>,
+    state: Option<StateReader<'a>>,
+    kind: StreamKind,
+    phase: Phase,
+    write_side: WriteSide,
+    flags: u32,
+    input: Option<(&'a [u8], u8, u32)>,
+    output: &'a [u8],
+    rare: Option<SavedRare>,
+}
+
+#[derive(Default)]
+struct SavedRare {
+    linger: Option<Duration>,
+    discarded: u64,
+    heard: Option<Duration>,
+    line_began: Option<Duration>,
+    allowance: Option<(f64, Duration)>,
+    throttled: Option<Duration>,
+}
+
+impl<'a> SavedConn<'a> {
+    /// Writes a connection; false if it has no descriptor to go along with.
+    pub(super) fn write(
+        out: &mut StateWriter,
+        id: ConnId,
+        conn: &Conn,
+        role: Role<'_>,
+        timers: &Timers,
+        clock: &Clock,
+    ) -> bool {
+        let Some(stream) = conn.stream.as_ref().filter(|_| conn.phase != Phase::Gone) else { return false };
+        let mut record = StateWriter::new();
+        record.conn(id).u32(stream.as_fd().as_raw_fd().unsigned_abs());
+        record.u8(match stream.kind() {
+            StreamKind::Tcp => 0,
+            StreamKind::Unix => 1,
+            StreamKind::Descriptor { was_blocking: false } => 2,
+            StreamKind::Descriptor { was_blocking: true } => 3,
+        });
+        record.u8(match conn.phase {
+            Phase::Opening | Phase::Open => 0,
+            Phase::Draining => 1,
+            Phase::Lingering | Phase::Gone => 2,
+        });
+        record.u8(match conn.write_side {
+            WriteSide::Open => 0,
+            WriteSide::Ending => 1,
+            WriteSide::Shut => 2,
+        });
+        record.u32(flags(conn));
+        let left = |timer: Option<TimerId>| timer.and_then(|id| timers.left(id, clock));
+        for timer in [conn.deadline, conn.guard] {
+            record.option(left(timer), |out, left| {
+                out.duration(left);
+            });
+        }
+        record.option(conn.held.as_deref(), |out, held| {
+            let (marks, skipped) = held.marks();
+            out.bytes(held.bytes()).u8(marks).u32(skipped);
+        });
+        write_output(&mut record, conn.output.as_deref());
+        record.option(conn.rare.as_deref(), |out, rare| write_rare(out, rare, clock));
+        write_role(&mut record, role);
+        out.record(&record);
+        true
+    }
+
+    pub(super) fn read(from: &mut StateReader<'a>) -> Result<Self, StateError> {
+        let mut record = from.record()?;
+        let record = &mut record;
+        let (id, fd) = (record.conn()?, record.u32()?);
+        let fd = RawFd::try_from(fd).map_err(|_| StateError::invalid("a descriptor", fd.into()))?;
+        let kind = match record.u8()? {
+            0 => StreamKind::Tcp,
+            1 => StreamKind::Unix,
+            kind @ (2 | 3) => StreamKind::Descriptor { was_blocking: kind == 3 },
+            other => return Err(StateError::invalid("a kind of stream", other.into())),
+        };
+        let phase = match record.u8()? {
+            0 => Phase::Open,
+            1 => Phase::Draining,
+            2 => Phase::Lingering,
+            other => return Err(StateError::invalid("a phase", other.into())),
+        };
+        let write_side = match record.u8()? {
+            0 => WriteSide::Open,
+            1 => WriteSide::Ending,
+            2 => WriteSide::Shut,
+            other => return Err(StateError::invalid("a writing side", other.into())),
+        };
+        let flags = record.u32()?;
+        let (deadline, guard) = (read_time(record)?, read_time(record)?);
+        let input = record.option(|held| Ok((held.bytes()?, held.u8()?, held.u32()?)))?;
+        let output = record.bytes()?;
+        let rare = record.option(read_rare)?;
+        let role = record.u8()?;
+        let peer = record.option(read_peer)?;
+        let state = match role {
+            CLIENT => Some(record.record()?),
+            DENIED | REFUSED | LEFT => None,
+            other => return Err(StateError::invalid("a role", other.into())),
+        };
+        let fits = match role {
+            CLIENT => phase == Phase::Open && peer.is_some(),
+            DENIED => peer.is_some(),
+            _ => phase != Phase::Open,
+        };
+        if !fits {
+            return Err(StateError::invalid("a connection of role", role.into()));
+        }
+        Ok(Self {
+            id,
+            fd,
+            deadline,
+            guard,
+            role,
+            peer,
+            state,
+            kind,
+            phase,
+            write_side,
+            flags,
+            input,
+            output,
+            rare,
+        })
+    }
+
+    /// Whose client is to be made again, and from what.
+    pub(super) fn client(&self) -> Option<(Peer, StateReader<'a>)> {
+        Some((self.peer.clone()?, self.state.clone()?))
+    }
+
+    /// The address under which it counts against the limits per address.
+    pub(super) fn counted(&self) -> Option<PeerAddr> {
+        let peer = self.peer.as_ref()?;
+        (self.role != CLIENT || peer.serial > 0).then_some(peer.addr)
+    }
+
+    /// The connection again, with its descriptor.
+    pub(super) fn into_conn(self, fd: OwnedFd, limits: &Limits, clock: &Clock) -> io::Result<Conn> {
+        let addr = self.peer.as_ref().map_or(PeerAddr::Adopted, |peer| peer.addr);
+        let stream = Stream::inherit(fd, self.kind, addr)?;
+        let mut conn = Conn::new(Some(stream), self.phase);
+        conn.write_side = self.write_side;
+        let flag = |flag: u32| self.flags & flag != 0;
+        conn.fresh = flag(FRESH);
+        conn.ending = flag(ENDING);
+        conn.eof_seen = flag(EOF_SEEN);
+        conn.woken = flag(WOKEN);
+        conn.paused = flag(PAUSED);
+        conn.choked = flag(CHOKED);
+        conn.again = flag(AGAIN);
+        conn.hold_open = flag(HOLD_OPEN);
+        if let Some((bytes, marks, skipped)) = self.input {
+            let mut held = Box::new(Input::new(limits.line_max_bytes, limits.long_line));
+            held.append(bytes);
+            held.set_marks(marks, skipped);
+            conn.held = Some(held);
+        }
+        if !self.output.is_empty() {
+            let mut output = Box::new(Output::default());
+            output.append(self.output, usize::MAX);
+            conn.output = Some(output);
+        }
+        let has_rare = self.rare.is_some() || self.role != CLIENT;
+        let SavedRare { linger, discarded, heard, line_began, allowance, throttled } =
+            self.rare.unwrap_or_default();
+        let rare = Rare {
+            refused: self.role == REFUSED,
+            linger_until: linger.map(|left| clock.until(left)),
+            discarded: usize::try_from(discarded).unwrap_or(usize::MAX),
+            heard: heard.map(|passed| clock.since(passed)),
+            line_began: line_began.map(|passed| clock.since(passed)),
+            allowance: allowance.map(|(tokens, passed)| (tokens, clock.since(passed))),
+            throttled: throttled.map(|left| clock.until(left)),
+            left: self.peer.as_ref().filter(|_| self.role == LEFT).map(|peer| peer.addr),
+            denied: self.peer.filter(|_| self.role == DENIED),
+            late: flag(LATE),
+            ..Rare::default()
+        };
+        if has_rare {
+            conn.rare = Some(Box::new(rare));
+        }
+        Ok(conn)
+    }
+}
+
+fn flags(conn: &Conn) -> u32 {
+    let late = conn.rare.as_ref().is_some_and(|rare| rare.late);
+    [
+        (conn.fresh, FRESH),
+        (conn.ending, ENDING),
+        (conn.eof_seen, EOF_SEEN),
+        (conn.woken, WOKEN),
+        (conn.paused, PAUSED),
+        (conn.choked, CHOKED),
+        (conn.again, AGAIN),
+        (conn.hold_open, HOLD_OPEN),
+        (late, LATE),
+    ]
+    .into_iter()
+    .filter(|(set, _)| *set)
+    .fold(0, |flags, (_, flag)| flags | flag)
+}
+
+fn write_output(out: &mut StateWriter, output: Option<&Output>) {
+    match output {
+        None => out.bytes(&[]),
+        Some(output) => match output.single() {
+            Some(bytes) => out.bytes(bytes),
+            None => out.bytes(&output.to_vec()),
+        },
+    };
+}
+
+fn write_rare(out: &mut StateWriter, rare: &Rare, clock: &Clock) {
+    let write_time = |out: &mut StateWriter, time: Option<Duration>| {
+        out.option(time, |out, time| {
+            out.duration(time);
+        });
+    };
+    write_time(out, rare.linger_until.map(|until| clock.left(until)));
+    out.u64(rare.discarded as u64);
+    write_time(out, rare.heard.map(|since| clock.passed(since)));
+    write_time(out, rare.line_began.map(|since| clock.passed(since)));
+    out.option(rare.allowance, |out, (tokens, counted)| {
+        out.f64(tokens).duration(clock.passed(counted));
+    });
+    write_time(out, rare.throttled.map(|until| clock.left(until)));
+}
+
+fn read_rare(from: &mut StateReader<'_>) -> Result<SavedRare, StateError> {
+    Ok(SavedRare {
+        linger: read_time(from)?,
+        discarded: from.u64()?,
+        heard: read_time(from)?,
+        line_began: read_time(from)?,
+        allowance: from
+            .option(|from| Ok((from.f64()?, from.duration()?)))?
+            .filter(|(tokens, _)| tokens.is_finite()),
+        throttled: read_time(from)?,
+    })
+}
+
+fn read_time(from: &mut StateReader<'_>) -> Result<Option<Duration>, StateError> {
+    Ok(from.option(StateReader::duration)?.map(|time| time.min(super::TIME_MAX)))
+}
+
+fn write_role(out: &mut StateWriter, role: Role<'_>) {
+    match role {
+        Role::Client(peer, state) => {
+            out.u8(CLIENT);
+            write_peer(out, Some(peer));
+            out.record(&state);
+        }
+        Role::Denied(peer) => {
+            out.u8(DENIED);
+            write_peer(out, Some(peer));
+        }
+        Role::Refused => {
+            out.u8(REFUSED);
+            write_peer(out, None);
+        }
+        Role::Left(addr) => {
+            out.u8(LEFT);
+            write_peer(out, addr.map(|addr| Peer { addr, serial: 0, listener: None }).as_ref());
+        }
+    }
+}
+
+fn write_peer(out: &mut StateWriter, peer: Option<&Peer>) {
+    out.option(peer, |out, peer| {
+        match peer.addr {
+            PeerAddr::Ip(addr) => out.u8(0).text(&addr.to_string()),
+            PeerAddr::Unix(who) => out.u8(1).option(who, |out, who| {
+                out.u32(who.uid).u32(who.gid).i64(who.pid.map_or(-1, i64::from));
+            }),
+            PeerAddr::Adopted => out.u8(2),
+        };
+        out.u64(peer.serial).text(peer.listener());
+    });
+}
+
+fn read_peer(from: &mut StateReader<'_>) -> Result<Peer, StateError> {
+    let addr = match from.u8()? {
+        0 => PeerAddr::Ip(read_addr(from)?),
+        1 => PeerAddr::Unix(from.option(|from| {
+            let (uid, gid, pid) = (from.u32()?, from.u32()?, from.i64()?);
+            Ok(Credentials { uid, gid, pid: i32::try_from(pid).ok().filter(|pid| *pid > 0) })
+        })?),
+        2 => PeerAddr::Adopted,
+        other => return Err(StateError::invalid("a kind of peer", other.into())),
+    };
+    let (serial, listener) = (from.u64()?, from.text()?);
+    Ok(Peer { addr, serial, listener: (!listener.is_empty()).then(|| Rc::from(listener)) })
+}
+
+fn read_addr(from: &mut StateReader<'_>) -> Result<SocketAddr, StateError> {
+    from.text()?.parse().map_err(|_| StateError::invalid("an address", 0))
+}
+
+const CLIENT: u8 = 0;
+const DENIED: u8 = 1;
+const REFUSED: u8 = 2;
+const LEFT: u8 = 3;
+
+const FRESH: u32 = 1;
+const ENDING: u32 = 2;
+const EOF_SEEN: u32 = 4;
+const WOKEN: u32 = 8;
+const PAUSED: u32 = 16;
+const CHOKED: u32 = 32;
+const AGAIN: u32 = 64;
+const HOLD_OPEN: u32 = 128;
+const LATE: u32 = 256;
