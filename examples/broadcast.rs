@@ -7,7 +7,8 @@ use std::io;
 use std::process::ExitCode;
 
 use lineplex::config::ConfigBuilder;
-use lineplex::{Context, Input, MuxCallback, Peer, Server};
+use lineplex::state::{StateReader, StateWriter};
+use lineplex::{Context, Input, MuxCallback, Peer, Saved, Server};
 
 #[derive(Default)]
 struct Broadcast {
@@ -28,6 +29,11 @@ impl Server for Broadcast {
     fn client(&mut self, _peer: &Peer) -> Listener {
         Listener
     }
+
+    /// A restart (SIGHUP) keeps the clients.
+    fn restore_client(&mut self, _peer: &Peer, _state: &mut StateReader<'_>) -> lineplex::Result<Listener> {
+        Ok(Listener)
+    }
 }
 
 impl MuxCallback<Broadcast> for Listener {
@@ -41,6 +47,10 @@ impl MuxCallback<Broadcast> for Listener {
             ctx.conns.broadcast(out, |id| id != me);
         }
         Ok(())
+    }
+
+    fn save(&self, _out: &mut StateWriter) -> Saved {
+        Saved::Keep
     }
 }
 

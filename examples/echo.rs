@@ -7,7 +7,8 @@ use std::io;
 use std::process::ExitCode;
 
 use lineplex::config::ConfigBuilder;
-use lineplex::{Context, Input, MuxCallback, Peer, Server};
+use lineplex::state::{StateReader, StateWriter};
+use lineplex::{Context, Input, MuxCallback, Peer, Saved, Server};
 
 struct Echo;
 
@@ -24,6 +25,11 @@ impl Server for Echo {
     fn client(&mut self, _peer: &Peer) -> EchoClient {
         EchoClient
     }
+
+    /// A restart (SIGHUP) keeps the clients.
+    fn restore_client(&mut self, _peer: &Peer, _state: &mut StateReader<'_>) -> lineplex::Result<EchoClient> {
+        Ok(EchoClient)
+    }
 }
 
 impl MuxCallback<Echo> for EchoClient {
@@ -33,6 +39,10 @@ impl MuxCallback<Echo> for EchoClient {
             ctx.write(b"\n");
         }
         Ok(())
+    }
+
+    fn save(&self, _out: &mut StateWriter) -> Saved {
+        Saved::Keep
     }
 }
 

@@ -15,8 +15,9 @@ use std::time::Duration;
 use lineplex::codec::line::safe_text;
 use lineplex::config::{Config, ConfigBuilder};
 use lineplex::net::PeerAddr;
+use lineplex::state::{StateReader, StateWriter};
 use lineplex::{
-    CloseReason, ConnId, Context, Error, ErrorKind, Input, MuxCallback, Peer, Result, Room, Server,
+    CloseReason, ConnId, Context, Error, ErrorKind, Input, MuxCallback, Peer, Result, Room, Saved, Server,
 };
 
 /// What all clients share: the settings, and whether the access lists alone decide who comes in.
@@ -87,6 +88,11 @@ impl Server for Chat {
     fn client(&mut self, peer: &Peer) -> Talker {
         Talker { number: peer.serial, addr: peer.addr, senior: false }
     }
+
+    /// A restart (SIGHUP) keeps the clients, with their numbers and deadlines.
+    fn restore_client(&mut self, peer: &Peer, state: &mut StateReader<'_>) -> Result<Talker> {
+        Ok(Talker { number: peer.serial, addr: peer.addr, senior: state.bool()? })
+    }
 }
 
 impl MuxCallback<Chat> for Talker {
@@ -134,6 +140,11 @@ impl MuxCallback<Chat> for Talker {
         log::debug!("client {} at {} is gone: {reason}", self.number, self.addr);
         let left = format!("LEFT: (#{}) from {}\r\n", self.number, self.addr);
         ctx.conns.broadcast(left.as_bytes(), |_| true);
+    }
+
+    fn save(&self, out: &mut StateWriter) -> Saved {
+        out.bool(self.senior);
+        Saved::Keep
     }
 }
 

@@ -5,18 +5,24 @@
 //! panic does), and answer with the exit status: 0 stopped, 1 could not start or a fatal error, 2 a wrong command line,
 //! anything else what the application asked for.
 
+mod handover;
+mod image;
+
 use std::panic;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, ConfigBuilder, Outcome};
-use crate::logging::{self, Quiet};
-use crate::mux::{Ended, Mux, Server};
-use crate::net::Listener;
+use crate::config::{Config, ConfigBuilder, OnHup, Outcome};
+use crate::logging::{self, Logger, Quiet};
+use crate::mux::{Ended, Mux, Server, Woke};
+use crate::net::{Listener, OwnedPath};
 use crate::signals::Signals;
+use crate::sys::{self, Inherited};
 use crate::{Error, ErrorKind, Result};
+use handover::{Around, Birth, Heir, Restart, Sorted, Trial};
+use image::Image;
 
 /// Runs `server` until it is stopped: reads the command line and the configuration file, opens the listeners,
 /// serves, and closes. The answer is for `main` to return.
@@ -59,52 +65,139 @@ use crate::{Error, ErrorKind, Result};
 /// }
 /// ```
 pub fn run<S: Server>(mut server: S) -> ExitCode {
+    let start = match Start::of_process() {
+        Ok(start) => start,
+        Err(error) => return error.tell(),
+    };
     let mut builder = ConfigBuilder::new();
     server.configure_hook(&mut builder);
-    match builder.build() {
-        Ok(Outcome::Config(config)) => run_with(server, *config),
+    match start.build(builder) {
+        Ok(Outcome::Config(config)) => begin(server, *config, start),
         Ok(Outcome::Help(text) | Outcome::Version(text)) => {
             print!("{text}");
             ExitCode::SUCCESS
         }
-        Err(error) => fatal(&mut server, &error),
+        Err(error) => start.refuse(&mut server, &error),
     }
 }
 
 /// Runs `server` with a configuration made in code; neither the command line nor a file is read, and
 /// `configure_hook` is not called.
-pub fn run_with<S: Server>(mut server: S, config: Config) -> ExitCode {
+pub fn run_with<S: Server>(server: S, config: Config) -> ExitCode {
+    match Start::of_process() {
+        Ok(start) => begin(server, config, start),
+        Err(error) => error.tell(),
+    }
+}
+
+/// What this process is and was started with.
+struct Start {
+    image: Image,
+    birth: Birth,
+    inherited: Inherited,
+}
+
+/// A start that failed before anything was known.
+struct NoStart(Error);
+
+impl NoStart {
+    fn tell(self) -> ExitCode {
+        logging::fatal(&format!("{}: {}", program(), self.0.chain()));
+        ExitCode::from(self.0.exit_status())
+    }
+}
+
+impl Start {
+    /// To be called first: nothing is open yet but what was handed to this process.
+    fn of_process() -> Result<Self, NoStart> {
+        let fail = |error| NoStart(Error::with_source(ErrorKind::Io, "cannot look at this process", error));
+        let mut inherited = Inherited::at_start().map_err(fail)?;
+        let mut image = Image::of_process().map_err(fail)?;
+        let birth = Birth::of_process(&mut image, &mut inherited).map_err(NoStart)?;
+        Ok(Self { image, birth, inherited })
+    }
+
+    /// Reads the configuration: an heir the bytes that the probe has read; relative paths mean what they meant when the
+    /// server was started.
+    fn build(&self, mut builder: ConfigBuilder) -> Result<Outcome> {
+        if let Birth::Heir(heir) = &self.birth {
+            if let Some((path, text)) = &heir.will.conf {
+                builder.conf_text(path, text);
+            }
+        }
+        match self.birth {
+            Birth::Fresh => builder.build(),
+            Birth::Probe(_) | Birth::Heir(_) => self.image.in_directory(|| builder.build()),
+        }
+    }
+
+    /// The configuration is wrong, or there is none.
+    fn refuse<S: Server>(&self, server: &mut S, error: &Error) -> ExitCode {
+        match &self.birth {
+            Birth::Fresh => fatal(server, error),
+            Birth::Probe(trial) => {
+                trial.refuse(error);
+                ExitCode::from(error.exit_status())
+            }
+            Birth::Heir(heir) => give_up(heir, None, error),
+        }
+    }
+}
+
+/// The configuration is there: what this process is for.
+fn begin<S: Server>(mut server: S, mut config: Config, start: Start) -> ExitCode {
+    config.set_born(matches!(start.birth, Birth::Probe(_)), !matches!(start.birth, Birth::Fresh));
     // When the last reference goes, at the end, the last lines are written.
     let logger = match config.validate().and_then(|()| logging::install(&config.log)) {
         Ok(logger) => logger.map(Rc::new),
-        Err(error) => return fatal(&mut server, &error),
+        Err(error) => return start.refuse(&mut server, &error),
     };
     let panics = panic::take_hook();
     log_panics();
-    let status = match prepare(&mut server, &config) {
-        Ok(Some((listeners, signals))) => {
-            let log = logger.clone();
-            let reopen_logs = move || log.iter().for_each(|log| log.reopen());
-            serve(server, config, listeners, signals, reopen_logs)
-        }
-        Ok(None) => ExitCode::SUCCESS,
-        Err(error) => fatal(&mut server, &error),
+    let Start { image, birth, inherited } = start;
+    let status = match birth {
+        Birth::Fresh => fresh(server, config, image, &logger),
+        Birth::Probe(trial) => probe(server, &config, *trial),
+        Birth::Heir(heir) => inherit(server, config, image, *heir, inherited, &logger),
     };
     panic::set_hook(panics);
     drop(logger);
     status
 }
 
+/// A server that somebody has started.
+fn fresh<S: Server>(mut server: S, config: Config, image: Image, logger: &Option<Rc<Logger>>) -> ExitCode {
+    let (listeners, signals) = match prepare(&mut server, &config) {
+        Ok(Some(prepared)) => prepared,
+        Ok(None) => return ExitCode::SUCCESS,
+        Err(error) => return fatal(&mut server, &error),
+    };
+    let restart = Restart::new(image, config.restart.clone(), config.limits.clone(), 0, Duration::ZERO);
+    let mut mux = match Mux::new(server, config.limits.clone()) {
+        Ok(mux) => mux,
+        Err(error) => {
+            logging::fatal(&format!("{}: {}", program(), error.chain()));
+            return error.exit_status().into();
+        }
+    };
+    let ready = listeners
+        .into_iter()
+        .try_for_each(|listener| mux.add_listener(listener))
+        .and_then(|()| set_up(&mut mux, &config, signals, logger));
+    if let Err(error) = ready {
+        return fatal(mux.server(), &error);
+    }
+    for (_, addr) in mux.conns().local_addrs() {
+        log::info!("listening on {addr}; try: {}", addr.hint());
+    }
+    serve(mux, &config, restart, logger)
+}
+
 /// Everything before the loop; none if there shall be no loop.
 fn prepare<S: Server>(server: &mut S, config: &Config) -> Result<Option<(Vec<Listener>, Signals)>> {
     // First of all: a signal that comes while we start is acted on by the first turn, not by its default.
-    let signals = Signals::new()
-        .map_err(|error| Error::with_source(ErrorKind::Io, "cannot take over the signals", error))?;
-    server.post_configure_hook(config)?;
-    config.refuse_unclaimed()?;
-    for warning in config.warnings() {
-        log::warn!("{warning}");
-    }
+    let signals = take_signals()?;
+    configured(server, config)?;
     if config.check_only() {
         println!("the configuration is valid");
         return Ok(None);
@@ -116,49 +209,151 @@ fn prepare<S: Server>(server: &mut S, config: &Config) -> Result<Option<(Vec<Lis
     Ok(Some((listeners, signals)))
 }
 
-/// The loop and the close.
-fn serve<S: Server>(
+fn take_signals() -> Result<Signals> {
+    Signals::new().map_err(|error| Error::with_source(ErrorKind::Io, "cannot take over the signals", error))
+}
+
+/// The rest of the phase configure.
+fn configured<S: Server>(server: &mut S, config: &Config) -> Result<()> {
+    server.post_configure_hook(config)?;
+    config.refuse_unclaimed()?;
+    for warning in config.warnings() {
+        log::warn!("{warning}");
+    }
+    Ok(())
+}
+
+/// What is the same for every loop, up to the last hook before it.
+fn set_up<S: Server>(
+    mux: &mut Mux<S>,
+    config: &Config,
+    signals: Signals,
+    logger: &Option<Rc<Logger>>,
+) -> Result<()> {
+    let log = logger.clone();
+    mux.set_access(config.access.clone());
+    mux.set_signals(signals, move || log.iter().for_each(|log| log.reopen()))?;
+    mux.enter(|server, room| server.pre_loop_hook(room))?;
+    mux.set_tick(config.check_for_dequeue);
+    Ok(())
+}
+
+/// Tries a restart for the image that serves.
+fn probe<S: Server>(mut server: S, config: &Config, mut trial: Trial) -> ExitCode {
+    match rehearse(&mut server, config, &mut trial) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            trial.refuse(&error);
+            ExitCode::from(error.exit_status())
+        }
+    }
+}
+
+fn rehearse<S: Server>(server: &mut S, config: &Config, trial: &mut Trial) -> Result<()> {
+    configured(server, config)?;
+    server.pre_bind_hook(config)?;
+    server.restart_open_hook(config)?;
+    let mut sorted = trial.listeners(config)?;
+    server.post_bind_hook(config)?;
+    trial.rehearse(server)?;
+    trial.succeed(config, &mut sorted)
+}
+
+/// Goes on where the image before has stopped.
+fn inherit<S: Server>(
     server: S,
     config: Config,
-    listeners: Vec<Listener>,
-    signals: Signals,
-    reopen_logs: impl FnMut() + 'static,
+    image: Image,
+    mut heir: Heir,
+    mut inherited: Inherited,
+    logger: &Option<Rc<Logger>>,
 ) -> ExitCode {
-    let mut mux = match Mux::new(server, config.limits) {
-        Ok(mux) => mux,
-        Err(error) => {
-            logging::fatal(&format!("{}: {}", program(), error.chain()));
-            return error.exit_status().into();
-        }
+    let (mut mux, kept, removed) = match take_up(server, &config, &mut heir, &mut inherited, logger) {
+        Ok(taken) => taken,
+        Err(error) => return give_up(&heir, logger.as_deref(), &error),
     };
-    mux.set_access(config.access);
-    let ready = listeners
-        .into_iter()
-        .try_for_each(|listener| mux.add_listener(listener))
-        .and_then(|()| mux.set_signals(signals, reopen_logs))
-        .and_then(|()| mux.enter(|server, room| server.pre_loop_hook(room)));
-    if let Err(error) = ready {
-        return fatal(mux.server(), &error);
+    let standby = heir.commit();
+    for (listener, path) in mux.listeners_mut().zip(kept) {
+        path.into_iter().for_each(|path| listener.own_path(path));
     }
-    mux.set_tick(config.check_for_dequeue);
-    for (_, addr) in mux.conns().local_addrs() {
-        log::info!("listening on {addr}; try: {}", addr.hint());
+    mux.close_last_listeners(removed);
+    if let Err(error) = Signals::unblock() {
+        log::error!("the signals stay held back: {error}");
     }
+    let generation = heir.will.generation + 1;
+    let mut restart =
+        Restart::new(image, config.restart.clone(), config.limits.clone(), generation, heir.will.began);
+    restart.settle(&mut mux, standby, &mut Around { logger });
+    drop(heir);
+    log::info!("restart {generation} done; {} connections go on", mux.conns().metrics().open);
+    serve(mux, &config, restart, logger)
+}
+
+/// A loop that is ready, the claims to the paths of its listeners, and how many of its last listeners are to go.
+type Taken<S> = (Mux<S>, Vec<Option<OwnedPath>>, usize);
+
+/// Everything up to the commit: nothing of it touches a client, so all of it can be undone by ending.
+fn take_up<S: Server>(
+    mut server: S,
+    config: &Config,
+    heir: &mut Heir,
+    inherited: &mut Inherited,
+    logger: &Option<Rc<Logger>>,
+) -> Result<Taken<S>> {
+    let signals = take_signals()?;
+    configured(&mut server, config)?;
+    server.pre_bind_hook(config)?;
+    server.restart_open_hook(config)?;
+    let there = std::mem::take(&mut heir.will.listeners);
+    let sorted = Sorted::sort(&config.listen, there, &config.limits, |fd| inherited.take(fd))?;
+    server.post_bind_hook(config)?;
+    let mut mux = Mux::new(server, config.limits.clone())?;
+    let removed = sorted.removed.len();
+    let mut paths = Vec::new();
+    for mut kept in sorted.open.into_iter().chain(sorted.removed) {
+        paths.push(kept.take_path());
+        mux.take_over_listener(kept.listener, kept.paused)?;
+    }
+    mux.restore(heir.loop_reader()?, &mut |fd| inherited.take(fd))?;
+    set_up(&mut mux, config, signals, logger)?;
+    Ok((mux, paths, removed))
+}
+
+/// This image cannot take over; the one before goes on. Nothing is cleaned up: it is not ours.
+fn give_up(heir: &Heir, logger: Option<&Logger>, error: &Error) -> ExitCode {
+    log::error!("the restart is given up: {}", error.chain());
+    if let Some(logger) = logger {
+        logger.flush(Duration::from_secs(1));
+    }
+    heir.give_up(error);
+    sys::exit_now(error.exit_status().into())
+}
+
+/// The loop and the close.
+fn serve<S: Server>(
+    mut mux: Mux<S>,
+    config: &Config,
+    mut restart: Restart,
+    logger: &Option<Rc<Logger>>,
+) -> ExitCode {
+    let mut around = Around { logger };
     let ended = loop {
-        match mux.run() {
-            Ok(Ended::Restart) => {
-                log::warn!("SIGHUP: a restart is not available in this version; nothing has changed");
-            }
-            Ok(ended) => break Ok(ended),
+        match mux.run_or_wake() {
+            Ok(Woke::Outside) => restart.woken(&mut mux, &mut around),
+            Ok(Woke::Ended(Ended::Restart)) => match config.process.on_hup {
+                OnHup::Handover => restart.asked(&mut mux, &mut around),
+                OnHup::Reload => reload(&mut mux, &restart),
+                OnHup::Ignore => log::debug!("SIGHUP: ignored, as on_hup says"),
+            },
+            Ok(Woke::Ended(Ended::Stop { status, closed, cut })) => break Ok((status, closed, cut)),
             Err(error) => break Err(error),
         }
     };
     let status = match ended {
-        Ok(Ended::Stop { status, closed, cut }) => {
+        Ok((status, closed, cut)) => {
             log::info!("{} closing; clients told goodbye: {closed}, cut off: {cut}", program());
             status
         }
-        Ok(Ended::Restart) => 0,
         Err(error) => {
             // `fatal_hook` has been called by the loop, before it closed everybody.
             logging::fatal(&format!("{}: {}", program(), error.chain()));
@@ -167,6 +362,28 @@ fn serve<S: Server>(
     };
     mux.server().post_child_cleanup_hook();
     ExitCode::from(status)
+}
+
+/// SIGHUP with `on_hup = "reload"`: the same process reads its configuration again.
+fn reload<S: Server>(mux: &mut Mux<S>, restart: &Restart) {
+    let mut builder = ConfigBuilder::new();
+    mux.server().configure_hook(&mut builder);
+    let read = restart.image().in_directory(|| builder.build());
+    let applied = read.and_then(|outcome| match outcome {
+        Outcome::Config(config) => mux
+            .enter(|server, room| server.reload_hook(room, &config))
+            .and_then(|()| config.refuse_unclaimed())
+            .map(|()| config),
+        Outcome::Help(_) | Outcome::Version(_) => Err(Error::new(ErrorKind::Usage, "nothing to reload")),
+    });
+    match applied {
+        Ok(config) => {
+            mux.set_access(config.access);
+            mux.set_tick(config.check_for_dequeue);
+            log::info!("the configuration was read again");
+        }
+        Err(error) => log::error!("reload failed, nothing has changed: {}", error.chain()),
+    }
 }
 
 /// The end of a server that could not start.

@@ -1,0 +1,233 @@
+//! How this image of the program came to be: started afresh, as a probe, or as the heir of the image before it.
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::listeners::{self, Described};
+use super::trial::Trial;
+use crate::mux::LoopReader;
+use crate::process::image::{HANDOVER, Image};
+use crate::state::container::unpack;
+use crate::state::{StateError, StateReader};
+use crate::sys::{self, Inherited};
+use crate::{Error, ErrorKind, Result};
+
+/// What this process is.
+#[derive(Debug)]
+pub(crate) enum Birth {
+    /// Started by somebody.
+    Fresh,
+    /// Tries a restart for the image that serves, and is thrown away.
+    Probe(Box<Trial>),
+    /// Goes on where the image before it, in the same process, has stopped.
+    Heir(Box<Heir>),
+}
+
+/// What the image before left.
+#[derive(Debug)]
+pub(crate) struct Heir {
+    pub(crate) will: Will,
+    state: Sections,
+    standby: Option<Standby>,
+}
+
+/// The frozen copy of the image before, which waits for one byte.
+#[derive(Debug)]
+pub(crate) struct Standby {
+    commit: OwnedFd,
+    /// Reads its end when the standby is gone.
+    pub(crate) gone: OwnedFd,
+    pub(crate) pid: i32,
+}
+
+/// The part of the state that is the process flow's.
+#[derive(Debug)]
+pub(crate) struct Will {
+    /// Restarts that have succeeded before this one.
+    pub(crate) generation: u64,
+    /// When this restart began, on the system's monotonic clock.
+    pub(crate) began: Duration,
+    /// The configuration file as the probe had read it.
+    pub(crate) conf: Option<(PathBuf, String)>,
+    pub(crate) pid_file: Option<OwnedFd>,
+    pub(crate) status_file: Option<OwnedFd>,
+    pub(crate) log_file: Option<OwnedFd>,
+    pub(crate) listeners: Vec<Described>,
+}
+
+impl Birth {
+    /// Looks at how this process was started, once, before it opens anything or has another thread. `image` takes up the
+    /// paths that the image before was started with.
+    ///
+    /// # Errors
+    /// What the image before left cannot be read. It must not be touched then: it is somebody else's again.
+    pub(crate) fn of_process(image: &mut Image, inherited: &mut Inherited) -> Result<Self> {
+        let Some(value) = std::env::var_os(HANDOVER) else { return Ok(Self::Fresh) };
+        // Not possible beside other threads; then children see it, and it means nothing to another process.
+        let _ = sys::remove_env(HANDOVER);
+        let value = value.into_string().unwrap_or_default();
+        if value == PROBE {
+            return Ok(Self::Probe(Box::new(Trial::begin(image)?)));
+        }
+        let heir = Heir::read(&value, image, inherited);
+        heir.map(|heir| Self::Heir(Box::new(heir)))
+    }
+}
+
+impl Heir {
+    fn read(value: &str, image: &mut Image, inherited: &mut Inherited) -> Result<Self> {
+        let fail = |what: &str| Error::new(ErrorKind::State, format!("{HANDOVER}={value}: {what}"));
+        let broken =
+            |error: io::Error| Error::with_source(ErrorKind::State, "the state cannot be taken over", error);
+        let fields: Vec<i32> = value.split(':').filter_map(|field| field.parse().ok()).collect();
+        let [FORM, pid, memory, commit, gone, standby] = fields[..] else {
+            return Err(fail("is not what the image before writes"));
+        };
+        if pid != sys::own_pid() {
+            return Err(fail("is meant for another process; unset it"));
+        }
+        let memory = inherited.take(memory).map_err(broken)?;
+        let state = Sections::of(sys::read_sealed(&memory, STATE_READ_MAX).map_err(broken)?)?;
+        let standby = match standby {
+            0 => None,
+            pid => Some(Standby {
+                commit: inherited.take(commit).map_err(broken)?,
+                gone: inherited.take(gone).map_err(broken)?,
+                pid,
+            }),
+        };
+        let will = Will::read(&state, image, &mut |fd| inherited.take(fd))?;
+        Ok(Self { will, state, standby })
+    }
+
+    /// The state of the loop.
+    ///
+    /// # Errors
+    /// A section is missing.
+    pub(crate) fn loop_reader(&self) -> Result<LoopReader<'_>> {
+        self.state.loop_reader()
+    }
+
+    /// From now on this image serves: nothing may fail any more. Gives what is left of the image before.
+    pub(crate) fn commit(&mut self) -> Option<Standby> {
+        let standby = self.standby.take()?;
+        // If it is gone, there is nobody else left to serve.
+        if let Ok(commit) = standby.commit.try_clone() {
+            let _ = std::fs::File::from(commit).write_all(&[COMMIT]);
+        }
+        Some(standby)
+    }
+
+    /// Tells the image before why this one gives up.
+    pub(crate) fn give_up(&self, error: &Error) {
+        let Some(standby) = &self.standby else { return };
+        if let Ok(commit) = standby.commit.try_clone() {
+            let mut text = vec![GIVE_UP];
+            text.extend(error.chain().bytes().take(TEXT_MAX));
+            let _ = std::fs::File::from(commit).write_all(&text);
+        }
+    }
+}
+
+impl Will {
+    pub(super) fn read(
+        state: &Sections,
+        image: &mut Image,
+        take: &mut dyn FnMut(RawFd) -> io::Result<OwnedFd>,
+    ) -> Result<Self> {
+        let (mut process, mut there) = (state.section(PROCESS)?, state.section(LISTENERS)?);
+        let program = process.bytes()?;
+        image.set_paths(program, process.option(StateReader::bytes)?);
+        let (generation, began) = (process.u64()?, process.duration()?);
+        let conf = process.option(|from| Ok((path_of(from.bytes()?), from.text()?.to_owned())))?;
+        let mut descriptor = || -> Result<Option<OwnedFd>> {
+            let number = process.option(StateReader::u32)?;
+            let fail = |error| Error::with_source(ErrorKind::State, "a file of the process flow", error);
+            number.map(|fd| take(RawFd::try_from(fd).unwrap_or(-1)).map_err(fail)).transpose()
+        };
+        let (pid_file, status_file, log_file) = (descriptor()?, descriptor()?, descriptor()?);
+        let listeners = there.list(listeners::read)?;
+        Ok(Self { generation, began, conf, pid_file, status_file, log_file, listeners })
+    }
+}
+
+/// A state that was checked as a whole.
+#[derive(Debug)]
+pub(super) struct Sections {
+    bytes: Vec<u8>,
+    places: Vec<(u16, Range<usize>)>,
+}
+
+impl Sections {
+    /// # Errors
+    /// It is not a state, or was damaged.
+    pub(super) fn of(bytes: Vec<u8>) -> Result<Self> {
+        let base = bytes.as_ptr().addr();
+        let places = unpack(&bytes, &KNOWN)?
+            .into_iter()
+            .map(|(id, section)| {
+                let start = section.as_ptr().addr() - base;
+                (id, start..start + section.len())
+            })
+            .collect();
+        Ok(Self { bytes, places })
+    }
+
+    fn section(&self, wanted: u16) -> Result<StateReader<'_>> {
+        let place = self.places.iter().find(|(id, _)| *id == wanted);
+        let (_, range) = place.ok_or_else(|| StateError::new(format!("section {wanted} is missing")))?;
+        Ok(StateReader::of(&self.bytes[range.clone()]))
+    }
+
+    /// The part that is the loop's.
+    ///
+    /// # Errors
+    /// A section is missing.
+    pub(super) fn loop_reader(&self) -> Result<LoopReader<'_>> {
+        Ok(LoopReader {
+            shared: self.section(LOOP)?,
+            server: self.section(SERVER)?.record()?,
+            conns: self.section(CONNS)?,
+            metrics: self.section(METRICS).ok(),
+        })
+    }
+}
+
+fn path_of(bytes: &[u8]) -> PathBuf {
+    PathBuf::from(OsString::from_vec(bytes.to_vec()))
+}
+
+/// Whether a standby is still there: its end of the pipe is open.
+pub(crate) fn is_gone(gone: impl AsFd) -> bool {
+    sys::wait_readable(gone, Duration::ZERO).unwrap_or(true)
+}
+
+/// Sections of a state.
+pub(super) const PROCESS: u16 = 1;
+pub(super) const LISTENERS: u16 = 2;
+pub(super) const LOOP: u16 = 3;
+pub(super) const SERVER: u16 = 4;
+pub(super) const CONNS: u16 = 5;
+pub(super) const METRICS: u16 = 6;
+pub(super) const KNOWN: [u16; 6] = [PROCESS, LISTENERS, LOOP, SERVER, CONNS, METRICS];
+
+/// The value of the variable for a probe, which has its channel as descriptor 0.
+pub(super) const PROBE: &str = "probe";
+/// The form of the value for an heir: the form, its pid, the state, two ends of pipes, the pid of the standby or 0.
+pub(super) const FORM: i32 = 1;
+
+/// What an heir writes to the standby.
+pub(super) const COMMIT: u8 = b'C';
+pub(super) const GIVE_UP: u8 = b'E';
+/// What the image that stays writes to it.
+pub(super) const DISMISS: u8 = b'Q';
+
+/// Longest text about a failure.
+pub(super) const TEXT_MAX: usize = 2048;
+/// Most that an heir reads: the image before has held its own limit.
+const STATE_READ_MAX: u64 = 4 * 1024 * 1024 * 1024;

@@ -1,0 +1,210 @@
+//! Listeners in the state: which are kept, which are new, which go.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+
+use crate::config::{Ipv, Limits, ListenAddr, ListenAt};
+use crate::net::{Listener, OwnedPath};
+use crate::state::{StateError, StateReader, StateWriter};
+use crate::{Error, ErrorKind, Result};
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+/// A listener as the image before described it.
+#[derive(Debug)]
+pub(crate) struct Described {
+    pub(super) fd: RawFd,
+    at: ListenAt,
+    /// The application had stopped taking clients from it.
+    pub(super) paused: bool,
+    path: Option<OwnedPath>,
+}
+
+/// A listener that was taken over; its path becomes its own with the commit.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) listener: Listener,
+    pub(crate) paused: bool,
+    path: Option<OwnedPath>,
+}
+
+impl Described {
+    /// The listener, with its descriptor; its path is this image's from the start.
+    pub(super) fn with(self, fd: OwnedFd, limits: &Limits) -> Result<Kept> {
+        let mut listener = Listener::adopt(fd, &self.at, limits)?;
+        if let Some(path) = self.path {
+            listener.own_path(path);
+        }
+        Ok(Kept::new(listener))
+    }
+}
+
+impl Kept {
+    /// One that this image opened itself.
+    pub(super) fn new(listener: Listener) -> Self {
+        Self { listener, paused: false, path: None }
+    }
+
+    /// The claim to the path, for the listener that stands in a loop already.
+    pub(crate) fn take_path(&mut self) -> Option<OwnedPath> {
+        self.path.take()
+    }
+}
+
+pub(super) fn write(out: &mut StateWriter, listener: &Listener, paused: bool) -> bool {
+    let Some(fd) = listener.descriptor() else { return false };
+    let at = listener.at();
+    out.u32(fd.as_raw_fd().unsigned_abs()).text(&at.name).option(at.backlog, |out, backlog| {
+        out.u32(backlog);
+    });
+    match &at.addr {
+        ListenAddr::Tcp { host, port, ipv } => {
+            let ipv = match ipv {
+                Ipv::V4 => 4,
+                Ipv::V6 => 6,
+                Ipv::Any => 0,
+            };
+            out.u8(0).text(host).u16(*port).u8(ipv);
+        }
+        ListenAddr::Unix { path, mode, owner, group } => {
+            out.u8(1).bytes(path.as_os_str().as_bytes());
+            out.option(*mode, |out, mode| {
+                out.u32(mode);
+            });
+            for name in [owner, group] {
+                out.option(name.as_deref(), |out, name| {
+                    out.text(name);
+                });
+            }
+        }
+    }
+    out.bool(paused);
+    out.option(listener.owned_path(), |out, path| {
+        let (path, device, inode) = path.parts();
+        out.bytes(path.as_os_str().as_bytes()).u64(device).u64(inode);
+    });
+    true
+}
+
+pub(super) fn read(from: &mut StateReader<'_>) -> Result<Described, StateError> {
+    let fd = from.u32()?;
+    let fd = RawFd::try_from(fd).map_err(|_| StateError::invalid("a descriptor", fd.into()))?;
+    let name = from.text()?.to_owned();
+    let backlog = from.option(StateReader::u32)?;
+    let path_of = |bytes: &[u8]| PathBuf::from(OsString::from_vec(bytes.to_vec()));
+    let addr = match from.u8()? {
+        0 => {
+            let (host, port) = (from.text()?.to_owned(), from.u16()?);
+            let ipv = match from.u8()? {
+                0 => Ipv::Any,
+                4 => Ipv::V4,
+                6 => Ipv::V6,
+                other => return Err(StateError::invalid("an IP version", other.into())),
+            };
+            ListenAddr::Tcp { host, port, ipv }
+        }
+        1 => ListenAddr::Unix {
+            path: path_of(from.bytes()?),
+            mode: from.option(StateReader::u32)?,
+            owner: from.option(|from| from.text().map(str::to_owned))?,
+            group: from.option(|from| from.text().map(str::to_owned))?,
+        },
+        other => return Err(StateError::invalid("a kind of listener", other.into())),
+    };
+    let paused = from.bool()?;
+    let path = from.option(|from| Ok(OwnedPath::of(path_of(from.bytes()?), from.u64()?, from.u64()?)))?;
+    Ok(Described { fd, at: ListenAt { name, addr, backlog }, paused, path })
+}
+
+/// What a new configuration makes of the listeners that there were.
+#[derive(Debug, Default)]
+pub(crate) struct Sorted {
+    /// In the order of the configuration: those taken over, and those opened now.
+    pub(crate) open: Vec<Kept>,
+    /// Which of `open` were opened now.
+    pub(super) added: Vec<usize>,
+    /// No longer in the configuration.
+    pub(crate) removed: Vec<Kept>,
+}
+
+impl Sorted {
+    /// Takes over the listeners that `wanted` still names, by address, and opens the others.
+    ///
+    /// # Errors
+    /// A descriptor is not the listener that it should be, or a new one cannot be opened: all of these at once.
+    pub(crate) fn sort(
+        wanted: &[ListenAt],
+        there: Vec<Described>,
+        limits: &Limits,
+        mut take: impl FnMut(RawFd) -> io::Result<OwnedFd>,
+    ) -> Result<Self> {
+        let mut there: Vec<Option<Described>> = there.into_iter().map(Some).collect();
+        let mut sorted = Self::default();
+        let mut missing = Vec::new();
+        for at in wanted {
+            let mut found = false;
+            for slot in &mut there {
+                if slot.as_ref().is_some_and(|described| same_place(&described.at.addr, &at.addr)) {
+                    let Some(described) = slot.take() else { continue };
+                    sorted.open.push(adopt(described, at, limits, &mut take)?);
+                    found = true;
+                }
+            }
+            if !found {
+                missing.push((sorted.open.len(), at.clone()));
+            }
+        }
+        for described in there.into_iter().flatten() {
+            let at = described.at.clone();
+            sorted.removed.push(adopt(described, &at, limits, &mut take)?);
+        }
+        sorted.open_missing(missing, limits)?;
+        Ok(sorted)
+    }
+
+    fn open_missing(&mut self, missing: Vec<(usize, ListenAt)>, limits: &Limits) -> Result<()> {
+        let ats: Vec<ListenAt> = missing.iter().map(|(_, at)| at.clone()).collect();
+        let mut opened = Listener::bind_all(&ats, limits)?.into_iter().peekable();
+        let mut shift = 0;
+        for (at, wanted) in missing {
+            while let Some(listener) = opened.next_if(|listener| *listener.at() == wanted) {
+                self.added.push(at + shift);
+                self.open.insert(at + shift, Kept::new(listener));
+                shift += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn adopt(
+    described: Described,
+    at: &ListenAt,
+    limits: &Limits,
+    take: &mut impl FnMut(RawFd) -> io::Result<OwnedFd>,
+) -> Result<Kept> {
+    let fd = take(described.fd).map_err(|error| {
+        Error::with_source(ErrorKind::State, format!("the listener {}", described.at.name), error)
+    })?;
+    if attributes(&described.at.addr) != attributes(&at.addr) {
+        log::warn!("listen `{}`: mode, owner and group change only when the server is started anew", at.name);
+    }
+    let listener = Listener::adopt(fd, at, limits)?;
+    Ok(Kept { listener, paused: described.paused, path: described.path })
+}
+
+/// Whether two addresses are the same socket, whatever name or mode they have.
+fn same_place(one: &ListenAddr, other: &ListenAddr) -> bool {
+    match (one, other) {
+        (ListenAddr::Unix { path: one, .. }, ListenAddr::Unix { path: other, .. }) => one == other,
+        (one, other) => one == other,
+    }
+}
+
+fn attributes(addr: &ListenAddr) -> Option<(Option<u32>, Option<&str>, Option<&str>)> {
+    match addr {
+        ListenAddr::Unix { mode, owner, group, .. } => Some((*mode, owner.as_deref(), group.as_deref())),
+        ListenAddr::Tcp { .. } => None,
+    }
+}

@@ -1,0 +1,310 @@
+//! The moment of a restart: freeze, standby, exec. Nothing else runs.
+//!
+//! The image that serves forks a frozen copy of itself, the standby, and becomes the next image by `execve(2)`: same
+//! process, same descriptors. The heir writes one byte to the standby when it has taken everything up, and the standby
+//! ends. If the byte does not come (the heir gives up, dies, or takes too long, and then it is killed), the standby
+//! returns from here as if nothing had happened: it shares every descriptor, its poll included, and nobody has read or
+//! written one of them meanwhile. So at any moment exactly one process may touch the clients.
+
+use std::ffi::CString;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::birth::{
+    COMMIT, CONNS, DISMISS, FORM, GIVE_UP, KNOWN, LISTENERS, LOOP, METRICS, PROCESS, SERVER, TEXT_MAX,
+};
+use super::trial::Approved;
+use super::{Around, Restart, listeners};
+use crate::mux::{LoopState, Mux, Server};
+use crate::process::image::HANDOVER;
+use crate::signals::Signals;
+use crate::state::StateWriter;
+use crate::state::container::{Section, pack, unpack};
+use crate::sys::{self, Fork};
+use crate::{Error, ErrorKind, Result};
+
+/// Why this image goes on.
+#[derive(Debug)]
+pub(super) enum Stays {
+    /// The next one was not started, or could not be.
+    Kept(Error),
+    /// It failed before it had committed, and this process, the standby, goes on in its place.
+    TookOver(Error),
+    /// A signal asks for the end of the server; it comes first.
+    Stopped,
+}
+
+/// Becomes the next image. Returns only if this one goes on.
+pub(super) fn hand_over<S: Server>(
+    mux: &mut Mux<S>,
+    restart: &Restart,
+    approved: &Approved,
+    around: &mut Around<'_>,
+) -> Stays {
+    let threads = mux.stop_threads(Duration::ZERO);
+    mux.part();
+    let logging = around.logger.as_ref().is_none_or(|logger| logger.stop(LOG_TIME));
+    if let Err(error) = Signals::block() {
+        around.resume();
+        return Stays::Kept(Error::with_source(ErrorKind::Io, "cannot hold the signals back", error));
+    }
+    let stays = if mux.hold_signals() {
+        Stays::Stopped
+    } else {
+        let alone = threads && logging && sys::thread_count().is_none_or(|count| count == 1);
+        match prepare(mux, restart, approved, around) {
+            Ok(memory) => Succession { restart, approved, alone, memory }.run(mux, around),
+            Err(error) => Stays::Kept(error),
+        }
+    };
+    around.resume();
+    let _ = Signals::unblock();
+    stays
+}
+
+/// Writes the state down, reads it again to be sure, and seals it.
+fn prepare<S: Server>(
+    mux: &mut Mux<S>,
+    restart: &Restart,
+    approved: &Approved,
+    around: &Around<'_>,
+) -> Result<OwnedFd> {
+    let fail = |error| Error::with_source(ErrorKind::Io, "the state cannot be written", error);
+    let state = mux.state(usize::MAX);
+    let packed = pack_state(&state, restart, mux, Some(approved), around);
+    let most = restart.limits.state_max_bytes;
+    if packed.len() > most {
+        return Err(Error::new(
+            ErrorKind::State,
+            format!("the state has {} bytes, more than state_max_bytes = {most}", packed.len()),
+        ));
+    }
+    unpack(&packed, &KNOWN)?;
+    sys::sealed_memory(c"lineplex-state", &packed).map_err(fail)
+}
+
+/// The sections of a state.
+pub(super) fn pack_state<S: Server>(
+    state: &LoopState,
+    restart: &Restart,
+    mux: &Mux<S>,
+    approved: Option<&Approved>,
+    around: &Around<'_>,
+) -> Vec<u8> {
+    let mut process = StateWriter::new();
+    let (program, directory) = restart.image.paths();
+    process.bytes(program).option(directory, |out, directory| {
+        out.bytes(directory);
+    });
+    process.u64(restart.generation).duration(restart.began);
+    process.option(approved.and_then(|approved| approved.conf.as_ref()), |out, (path, text)| {
+        use std::os::unix::ffi::OsStrExt as _;
+        out.bytes(path.as_os_str().as_bytes()).text(text);
+    });
+    for file in if approved.is_some() { around.files() } else { [None, None, None] } {
+        process.option(file, |out, file| {
+            out.u32(file.as_raw_fd().unsigned_abs());
+        });
+    }
+    let mut there = StateWriter::new();
+    let added = approved.into_iter().flat_map(|approved| &approved.added).map(|kept| (&kept.listener, false));
+    there.list(mux.listeners().chain(added), |out, (listener, paused)| {
+        listeners::write(out, listener, paused);
+    });
+    let mut server = StateWriter::new();
+    server.record(&state.server);
+    let section = |id, critical, from: &StateWriter| (id, critical, from.as_bytes().to_vec());
+    let sections = [
+        section(PROCESS, true, &process),
+        section(LISTENERS, true, &there),
+        section(LOOP, true, &state.shared),
+        section(SERVER, true, &server),
+        section(CONNS, true, &state.conns),
+        section(METRICS, false, &state.metrics),
+    ];
+    let sections: Vec<Section<'_>> = sections
+        .iter()
+        .map(|(id, critical, bytes)| Section { id: *id, critical: *critical, bytes })
+        .collect();
+    pack(&sections)
+}
+
+struct Succession<'a> {
+    restart: &'a Restart,
+    approved: &'a Approved,
+    /// No other thread runs, so that a copy of this process is whole.
+    alone: bool,
+    memory: OwnedFd,
+}
+
+/// What joins this image to its standby.
+struct Link {
+    /// Our ends.
+    commit: OwnedFd,
+    gone: OwnedFd,
+    pid: i32,
+}
+
+impl Succession<'_> {
+    fn run<S: Server>(&self, mux: &Mux<S>, around: &mut Around<'_>) -> Stays {
+        let link = match self.standby(around) {
+            Ok(Forked::Standby(why)) => return Stays::TookOver(why),
+            Ok(Forked::Original(link)) => link,
+            Err(error) => {
+                return Stays::Kept(Error::with_source(ErrorKind::Io, "no standby can be had", error));
+            }
+        };
+        if let Some(link) = &link {
+            if let Err(error) = around.announce(link.pid) {
+                self.dismiss(link, around);
+                return Stays::Kept(Error::with_source(
+                    ErrorKind::Io,
+                    "the service manager does not answer",
+                    error,
+                ));
+            }
+        }
+        let error = self.exec(mux, link.as_ref(), around);
+        if let Some(link) = &link {
+            self.dismiss(link, around);
+        }
+        let program = self.restart.image.program.display();
+        Stays::Kept(Error::with_source(ErrorKind::Io, format!("cannot run {program}"), error))
+    }
+
+    /// Makes the standby, by two forks so that it is nobody's child who would be told of its end. None where it cannot
+    /// be had and the probe must be enough.
+    fn standby(&self, around: &mut Around<'_>) -> io::Result<Forked> {
+        if sys::own_pid() == 1 || !self.alone {
+            return Ok(Forked::Original(None));
+        }
+        let (commit, our_commit) = sys::pipe()?;
+        let (our_gone, gone) = sys::pipe()?;
+        let heir = sys::own_pid();
+        match sys::fork()? {
+            Fork::Parent(middle) => {
+                drop((commit, gone));
+                sys::wait_for(middle)?;
+                let mut pid = [0; 4];
+                let mut told = std::fs::File::from(our_gone.try_clone()?);
+                if !sys::wait_readable(&our_gone, FORK_TIME)? || told.read_exact(&mut pid).is_err() {
+                    return Err(io::Error::other("the standby did not start"));
+                }
+                let pid = i32::from_le_bytes(pid);
+                Ok(Forked::Original(Some(Link { commit: our_commit, gone: our_gone, pid })))
+            }
+            Fork::Child => {
+                drop((our_commit, our_gone));
+                match sys::fork() {
+                    Ok(Fork::Child) => {}
+                    _ => sys::exit_now(0),
+                }
+                let pid = sys::own_pid().to_le_bytes();
+                if std::fs::File::from(gone.try_clone()?).write_all(&pid).is_err() {
+                    sys::exit_now(0);
+                }
+                let why = self.wait_for_heir(&commit, heir, around);
+                drop(gone);
+                Ok(Forked::Standby(why))
+            }
+        }
+    }
+
+    /// The standby's whole life, unless it is needed: then the reason.
+    fn wait_for_heir(&self, commit: &OwnedFd, heir: i32, around: &mut Around<'_>) -> Error {
+        let until = Instant::now() + self.restart.limits.commit_time;
+        let mut pipe = match commit.try_clone() {
+            Ok(pipe) => std::fs::File::from(pipe),
+            Err(_) => sys::exit_now(1),
+        };
+        let left = until.saturating_duration_since(Instant::now());
+        if !sys::wait_readable(commit, left).unwrap_or(false) {
+            // Its end of the pipe is open, so that it lives and its number is its own.
+            let _ = sys::kill(heir, libc::SIGKILL);
+            let _ = sys::wait_readable(commit, KILL_TIME);
+            let limit = self.restart.limits.commit_time.as_secs_f64();
+            return Error::new(
+                ErrorKind::State,
+                format!("the new image did not commit within commit_seconds = {limit} and was killed"),
+            );
+        }
+        let mut said = vec![0; TEXT_MAX + 1];
+        match pipe.read(&mut said) {
+            Ok(length @ 1..) => match said[0] {
+                COMMIT => {
+                    around.hand_back(heir);
+                    sys::exit_now(0)
+                }
+                DISMISS => sys::exit_now(0),
+                GIVE_UP => {
+                    // It ends by itself; until then the sockets are as much its as ours, but it leaves them alone.
+                    let _ = sys::wait_readable(commit, KILL_TIME);
+                    let why = String::from_utf8_lossy(&said[1..length]).into_owned();
+                    Error::new(ErrorKind::State, format!("the new image gave up: {why}"))
+                }
+                other => {
+                    Error::new(ErrorKind::State, format!("the new image said {other}, which means nothing"))
+                }
+            },
+            _ => Error::new(ErrorKind::State, "the new image died before it had taken over"),
+        }
+    }
+
+    /// Runs the next image in this process; the error if it cannot be.
+    fn exec<S: Server>(&self, mux: &Mux<S>, link: Option<&Link>, around: &Around<'_>) -> io::Error {
+        let memory = self.memory.as_fd();
+        let mut passed: Vec<BorrowedFd<'_>> = vec![memory];
+        passed.extend(link.iter().flat_map(|link| [link.commit.as_fd(), link.gone.as_fd()]));
+        passed.extend(around.files().into_iter().flatten());
+        passed.extend(self.approved.added.iter().filter_map(|kept| kept.listener.descriptor()));
+        passed.extend(mux.listeners().filter_map(|(listener, _)| listener.descriptor()));
+        passed.extend(mux.descriptors());
+        let value = format!(
+            "{FORM}:{}:{}:{}:{}:{}",
+            sys::own_pid(),
+            memory.as_raw_fd(),
+            link.map_or(-1, |link| link.commit.as_raw_fd()),
+            link.map_or(-1, |link| link.gone.as_raw_fd()),
+            link.map_or(0, |link| link.pid),
+        );
+        let (program, arguments, environment): (CString, _, _) =
+            match self.restart.image.lists(HANDOVER, &value) {
+                Ok(lists) => lists,
+                Err(error) => return error,
+            };
+        for fd in &passed {
+            if let Err(error) = sys::set_cloexec(fd, false) {
+                return error;
+            }
+        }
+        let error = sys::exec(&program, &arguments, &environment);
+        for fd in &passed {
+            // It was cleared a moment ago by the same call.
+            let _ = sys::set_cloexec(fd, true);
+        }
+        error
+    }
+
+    /// The standby is not needed: this image goes on.
+    fn dismiss(&self, link: &Link, around: &mut Around<'_>) {
+        around.hand_back(sys::own_pid());
+        if let Ok(commit) = link.commit.try_clone() {
+            let _ = std::fs::File::from(commit).write_all(&[DISMISS]);
+        }
+        let _ = sys::wait_readable(&link.gone, KILL_TIME);
+    }
+}
+
+enum Forked {
+    Original(Option<Link>),
+    /// This process is the standby, and must serve; why.
+    Standby(Error),
+}
+
+/// For the log's thread to write what waits and to end.
+const LOG_TIME: Duration = Duration::from_secs(1);
+/// For the standby to say its number.
+const FORK_TIME: Duration = Duration::from_secs(5);
+/// For a process that is killed or was told to end.
+const KILL_TIME: Duration = Duration::from_secs(1);

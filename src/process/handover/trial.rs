@@ -1,0 +1,263 @@
+//! The probe: a process of the next image that tries the restart while this one serves. Both ends of it.
+//!
+//! The channel is a pair of sockets that keep messages apart; the probe has one as its descriptor 0. The image that
+//! serves sends a sample of its state and its listeners. The probe runs the hooks of configure and bind with the new
+//! configuration, opens the listeners that are new, tries to take up the sample, and answers `no` and why, or `ok`, the
+//! bytes of the configuration file that it has read, and the new listeners. Then it ends.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use super::birth::{PROBE, Sections, TEXT_MAX, Will};
+use super::listeners::{self, Described, Kept, Sorted};
+use crate::config::{Config, Limits};
+use crate::mux::{Mux, Server};
+use crate::process::image::{HANDOVER, Image};
+use crate::state::container::{Section, pack, unpack};
+use crate::state::{StateReader, StateWriter};
+use crate::{Error, ErrorKind, Result, sys};
+
+/// The probe's own side.
+#[derive(Debug)]
+pub(crate) struct Trial {
+    channel: OwnedFd,
+    state: Sections,
+    /// The listeners, in the order of the state.
+    descriptors: Vec<Option<OwnedFd>>,
+    pub(crate) will: Will,
+}
+
+impl Trial {
+    /// Receives what there is to try.
+    pub(super) fn begin(image: &mut Image) -> Result<Self> {
+        let fail = |error: io::Error| Error::with_source(ErrorKind::State, "the probe has no channel", error);
+        let channel = io::stdin().as_fd().try_clone_to_owned().map_err(fail)?;
+        sys::close_stdin().map_err(fail)?;
+        let (mut memory, mut received) = (None, Vec::new());
+        let mut expected = 0;
+        let mut buffer = [0; 64];
+        while memory.is_none() || received.len() < expected {
+            let (length, descriptors) = sys::receive_with_fds(&channel, &mut buffer).map_err(fail)?;
+            let mut descriptors = descriptors.into_iter();
+            if memory.is_none() {
+                let text = std::str::from_utf8(&buffer[..length]).unwrap_or("");
+                expected = text
+                    .parse()
+                    .map_err(|_| Error::new(ErrorKind::State, "the image before speaks another language"))?;
+                memory = descriptors.next();
+            } else if length == 0 {
+                return Err(fail(io::ErrorKind::UnexpectedEof.into()));
+            }
+            received.extend(descriptors.map(Some));
+        }
+        let memory = memory.ok_or_else(|| fail(io::ErrorKind::UnexpectedEof.into()))?;
+        let state = Sections::of(sys::read_sealed(&memory, SAMPLE_READ_MAX).map_err(fail)?)?;
+        let mut none = |_| Err(io::ErrorKind::Unsupported.into());
+        let will = Will::read(&state, image, &mut none)?;
+        Ok(Self { channel, state, descriptors: received, will })
+    }
+
+    /// Takes over the listeners that stay and opens those that are new.
+    pub(crate) fn listeners(&mut self, config: &Config) -> Result<Sorted> {
+        let there = std::mem::take(&mut self.will.listeners);
+        let places: Vec<RawFd> = there.iter().map(|described| described.fd).collect();
+        let descriptors = &mut self.descriptors;
+        Sorted::sort(&config.listen, there, &config.limits, |fd| {
+            let at = places.iter().position(|place| *place == fd);
+            let found = at.and_then(|at| descriptors.get_mut(at)).and_then(Option::take);
+            found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "it was not handed over"))
+        })
+    }
+
+    /// Tries to take up the sample of the state.
+    pub(crate) fn rehearse<S: Server>(&self, server: &mut S) -> Result<()> {
+        Mux::rehearse(server, self.state.loop_reader()?)
+    }
+
+    /// All is well: gives the image that serves what it needs for the restart.
+    pub(crate) fn succeed(&self, config: &Config, sorted: &mut Sorted) -> Result<()> {
+        let fail = |error: io::Error| Error::with_source(ErrorKind::Io, "the probe cannot answer", error);
+        let mut answer = StateWriter::new();
+        let conf = config.conf_file.as_ref().zip(config.conf_text());
+        answer.option(conf, |out, (path, text)| {
+            out.bytes(path.as_os_str().as_bytes()).text(text);
+        });
+        let added: Vec<&Kept> = sorted.added.iter().filter_map(|at| sorted.open.get(*at)).collect();
+        answer.list(&added, |out, kept| {
+            listeners::write(out, &kept.listener, false);
+        });
+        let packed = pack(&[Section { id: ANSWER, critical: true, bytes: answer.as_bytes() }]);
+        let memory = sys::sealed_memory(c"lineplex-answer", &packed).map_err(fail)?;
+        let descriptors: Vec<BorrowedFd<'_>> =
+            added.iter().filter_map(|kept| kept.listener.descriptor()).collect();
+        send(&self.channel, "ok", &memory, &descriptors).map_err(fail)?;
+        for at in &sorted.added {
+            if let Some(kept) = sorted.open.get_mut(*at) {
+                kept.listener.keep_path();
+            }
+        }
+        Ok(())
+    }
+
+    /// Something is wrong: says what.
+    pub(crate) fn refuse(&self, error: &Error) {
+        let text = error.chain();
+        let mut message = b"no ".to_vec();
+        message.extend(text.bytes().take(TEXT_MAX));
+        // If nobody listens any more, nobody needs to know.
+        let _ = sys::send_with_fds(&self.channel, &message, &[]);
+    }
+}
+
+/// The side of the image that serves.
+#[derive(Debug)]
+pub(super) struct Probe {
+    child: Child,
+    pub(super) channel: OwnedFd,
+    received: Received,
+}
+
+#[derive(Debug, Default)]
+struct Received {
+    expected: Option<usize>,
+    memory: Option<OwnedFd>,
+    descriptors: Vec<OwnedFd>,
+}
+
+/// What a probe has found good.
+#[derive(Debug)]
+pub(super) struct Approved {
+    pub(super) conf: Option<(PathBuf, String)>,
+    /// Listeners that it has opened; their paths are removed if the restart does not happen.
+    pub(super) added: Vec<Kept>,
+}
+
+impl Probe {
+    /// Starts the next image and sends it `state` with the listeners in it.
+    pub(super) fn start(image: &Image, state: &[u8], listeners: &[BorrowedFd<'_>]) -> Result<Self> {
+        let fail = |error| {
+            let program = image.program.display();
+            Error::with_source(ErrorKind::Io, format!("cannot start {program} for a probe"), error)
+        };
+        let (ours, theirs) = sys::seqpacket_pair().map_err(fail)?;
+        let memory = sys::sealed_memory(c"lineplex-sample", state).map_err(fail)?;
+        let mut command = Command::new(&image.program);
+        if let Some((name, words)) = image.arguments.split_first() {
+            command.arg0(name).args(words);
+        }
+        let environment = image.environment.iter().filter(|(name, _)| name != OsStr::new("NOTIFY_SOCKET"));
+        command.env_clear().envs(environment.map(|(name, value)| (name, value))).env(HANDOVER, PROBE);
+        command.stdin(Stdio::from(theirs)).stdout(Stdio::null());
+        let child = command.spawn().map_err(fail)?;
+        // The command holds the other end: with it gone, the end of the probe is the end of the channel.
+        drop(command);
+        let probe = Self { child, channel: ours, received: Received::default() };
+        match send(&probe.channel, &listeners.len().to_string(), &memory, listeners) {
+            // One that ended at once has said why, or its status does.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(fail(error)),
+            _ => Ok(probe),
+        }
+    }
+
+    /// What it has answered; none if it has not, or not all.
+    ///
+    /// # Errors
+    /// It refuses, or has ended without a word.
+    pub(super) fn answer(&mut self, limits: &Limits) -> Option<Result<Approved>> {
+        let mut buffer = vec![0; TEXT_MAX + 16];
+        loop {
+            if !sys::wait_readable(&self.channel, std::time::Duration::ZERO).unwrap_or(true) {
+                return None;
+            }
+            match sys::receive_with_fds(&self.channel, &mut buffer) {
+                Ok((0, _)) => return Some(Err(self.ended())),
+                Ok((length, descriptors)) => match self.take(&buffer[..length], descriptors, limits) {
+                    None => {}
+                    done => return done,
+                },
+                // It has ended before it read everything.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    return Some(Err(self.ended()));
+                }
+                Err(error) => {
+                    return Some(Err(Error::with_source(ErrorKind::Io, "the probe's answer", error)));
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, text: &[u8], descriptors: Vec<OwnedFd>, limits: &Limits) -> Option<Result<Approved>> {
+        let mut descriptors = descriptors.into_iter();
+        if let Some(why) = text.strip_prefix(b"no ") {
+            let why = String::from_utf8_lossy(why).into_owned();
+            return Some(Err(Error::new(ErrorKind::Config, why)));
+        }
+        let received = &mut self.received;
+        if let Some(count) = text.strip_prefix(b"ok ") {
+            received.expected = std::str::from_utf8(count).ok().and_then(|count| count.parse().ok());
+            received.memory = descriptors.next();
+        }
+        received.descriptors.extend(descriptors);
+        let (Some(expected), Some(memory)) = (received.expected, &received.memory) else {
+            return Some(Err(Error::new(ErrorKind::State, "the probe's answer cannot be read")));
+        };
+        (received.descriptors.len() >= expected)
+            .then(|| approve(memory, std::mem::take(&mut received.descriptors), limits))
+    }
+
+    fn ended(&mut self) -> Error {
+        let how = self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
+        Error::new(ErrorKind::State, format!("the new image ended in the probe without a word ({how})"))
+    }
+}
+
+impl Drop for Probe {
+    /// It is not needed any more, whatever it does.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn approve(memory: &OwnedFd, descriptors: Vec<OwnedFd>, limits: &Limits) -> Result<Approved> {
+    let fail =
+        |error: io::Error| Error::with_source(ErrorKind::State, "the probe's answer cannot be read", error);
+    let bytes = sys::read_sealed(memory, SAMPLE_READ_MAX).map_err(fail)?;
+    let sections = unpack(&bytes, &[ANSWER])?;
+    let mut answer = StateReader::of(sections.first().map_or(&[][..], |(_, bytes)| bytes));
+    let conf = answer.option(|from| {
+        let path = PathBuf::from(OsStr::from_bytes(from.bytes()?));
+        Ok((path, from.text()?.to_owned()))
+    })?;
+    let described: Vec<Described> = answer.list(listeners::read)?;
+    if described.len() != descriptors.len() {
+        return Err(Error::new(ErrorKind::State, "the probe's listeners did not all arrive"));
+    }
+    let added = described.into_iter().zip(descriptors).map(|(described, fd)| described.with(fd, limits));
+    Ok(Approved { conf, added: added.collect::<Result<_>>()? })
+}
+
+/// Sends a first message with `memory` and the descriptors, and as many more as they need.
+fn send(channel: &OwnedFd, word: &str, memory: &OwnedFd, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let text = if word == "ok" { format!("ok {}", descriptors.len()) } else { word.to_owned() };
+    let (first, rest) = descriptors.split_at(descriptors.len().min(DESCRIPTORS_MAX - 1));
+    let mut with_memory = vec![memory.as_fd()];
+    with_memory.extend_from_slice(first);
+    sys::send_with_fds(channel, text.as_bytes(), &with_memory)?;
+    for chunk in rest.chunks(DESCRIPTORS_MAX) {
+        sys::send_with_fds(channel, b"more", chunk)?;
+    }
+    Ok(())
+}
+
+/// The one section of an answer.
+const ANSWER: u16 = 16;
+/// Descriptors that one message carries; the system takes 253.
+const DESCRIPTORS_MAX: usize = 250;
+/// A sample has at most a hundred clients, but the server's own state is whole.
+const SAMPLE_READ_MAX: u64 = 4 * 1024 * 1024 * 1024;
