@@ -219,20 +219,9 @@ impl StateWriter {
         self
     }
 
-    /// Forgets the values and the version, and keeps the memory: for one record after the other.
-    pub(crate) fn clear(&mut self) {
-        self.bytes.clear();
-        self.version = 0;
-    }
-
     /// What was written, without the version.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.bytes
-    }
-
-    /// The same, to keep.
-    pub(crate) fn into_bytes(self) -> Vec<u8> {
-        self.bytes
     }
 
     fn put(&mut self, kind: Type, value: &[u8]) -> &mut Self {

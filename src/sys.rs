@@ -283,6 +283,7 @@ impl Inherited {
     }
 
     /// The numbers that have not been taken, in order.
+    #[cfg(test)]
     pub(crate) fn numbers(&self) -> impl Iterator<Item = RawFd> {
         self.numbers.iter().copied()
     }

@@ -67,12 +67,19 @@ pub fn fatal(text: &str) {
         if !on_stderr {
             log::error!("{line}");
         }
-        let mut shown = String::new();
-        escape(&mut shown, line.as_bytes(), LINE_MAX_BYTES - 1);
+        let mut shown = one_line(line, LINE_MAX_BYTES - 1);
         shown.push('\n');
         // There is nobody left to tell.
         let _ = std::io::stderr().write_all(shown.as_bytes());
     }
+}
+
+/// `text` as a log line would show it: printable ASCII, everything else as `%XX`, and `...` at its end where it was
+/// longer than `max_bytes` (3 at least).
+pub(crate) fn one_line(text: &str, max_bytes: usize) -> String {
+    let mut line = String::new();
+    escape(&mut line, text.as_bytes(), max_bytes);
+    line
 }
 
 /// The handle to an installed log. Dropping it writes what is queued, within one second, and ends the log: later lines

@@ -412,6 +412,7 @@ impl<S: Server> Mux<S> {
                 );
             }
         }
+        self.outside |= self.resting && self.is_at_rest();
         self.see_about_ending()
     }
 

@@ -5,8 +5,14 @@
 //! panic does), and answer with the exit status: 0 stopped, 1 could not start or a fatal error, 2 a wrong command line,
 //! anything else what the application asked for.
 
+#[allow(dead_code, reason = "the listeners come next")]
+mod activation;
+mod around;
 mod handover;
 mod image;
+#[allow(dead_code, reason = "the listeners come next")]
+#[cfg_attr(not(feature = "systemd"), path = "notify/off.rs")]
+mod notify;
 
 use std::panic;
 use std::process::ExitCode;
@@ -21,7 +27,8 @@ use crate::net::{Listener, OwnedPath};
 use crate::signals::Signals;
 use crate::sys::{self, Inherited};
 use crate::{Error, ErrorKind, Result};
-use handover::{Around, Birth, Heir, Restart, Sorted, Trial};
+use around::Around;
+use handover::{Birth, Heir, Restart, Sorted, Trial};
 use image::Image;
 
 /// Runs `server` until it is stopped: reads the command line and the configuration file, opens the listeners,
@@ -155,18 +162,18 @@ fn begin<S: Server>(mut server: S, mut config: Config, start: Start) -> ExitCode
     let panics = panic::take_hook();
     log_panics();
     let Start { image, birth, inherited } = start;
+    let around = || Around::new(logger);
     let status = match birth {
-        Birth::Fresh => fresh(server, config, image, &logger),
+        Birth::Fresh => fresh(server, config, image, around()),
         Birth::Probe(trial) => probe(server, &config, *trial),
-        Birth::Heir(heir) => inherit(server, config, image, *heir, inherited, &logger),
+        Birth::Heir(heir) => inherit(server, config, image, *heir, inherited, around()),
     };
     panic::set_hook(panics);
-    drop(logger);
     status
 }
 
 /// A server that somebody has started.
-fn fresh<S: Server>(mut server: S, config: Config, image: Image, logger: &Option<Rc<Logger>>) -> ExitCode {
+fn fresh<S: Server>(mut server: S, config: Config, image: Image, around: Around) -> ExitCode {
     let (listeners, signals) = match prepare(&mut server, &config) {
         Ok(Some(prepared)) => prepared,
         Ok(None) => return ExitCode::SUCCESS,
@@ -183,14 +190,15 @@ fn fresh<S: Server>(mut server: S, config: Config, image: Image, logger: &Option
     let ready = listeners
         .into_iter()
         .try_for_each(|listener| mux.add_listener(listener))
-        .and_then(|()| set_up(&mut mux, &config, signals, logger));
+        .and_then(|()| set_up(&mut mux, &config, signals, &around));
     if let Err(error) = ready {
         return fatal(mux.server(), &error);
     }
     for (_, addr) in mux.conns().local_addrs() {
         log::info!("listening on {addr}; try: {}", addr.hint());
     }
-    serve(mux, &config, restart, logger)
+    around.serves(&mux);
+    serve(mux, &config, restart, around)
 }
 
 /// Everything before the loop; none if there shall be no loop.
@@ -224,13 +232,8 @@ fn configured<S: Server>(server: &mut S, config: &Config) -> Result<()> {
 }
 
 /// What is the same for every loop, up to the last hook before it.
-fn set_up<S: Server>(
-    mux: &mut Mux<S>,
-    config: &Config,
-    signals: Signals,
-    logger: &Option<Rc<Logger>>,
-) -> Result<()> {
-    let log = logger.clone();
+fn set_up<S: Server>(mux: &mut Mux<S>, config: &Config, signals: Signals, around: &Around) -> Result<()> {
+    let log = around.logger.clone();
     mux.set_access(config.access.clone());
     mux.set_signals(signals, move || log.iter().for_each(|log| log.reopen()))?;
     mux.enter(|server, room| server.pre_loop_hook(room))?;
@@ -266,31 +269,31 @@ fn inherit<S: Server>(
     image: Image,
     mut heir: Heir,
     mut inherited: Inherited,
-    logger: &Option<Rc<Logger>>,
+    around: Around,
 ) -> ExitCode {
-    let (mut mux, kept, removed) = match take_up(server, &config, &mut heir, &mut inherited, logger) {
+    let (mut mux, paths, removed) = match take_up(server, &config, &mut heir, &mut inherited, &around) {
         Ok(taken) => taken,
-        Err(error) => return give_up(&heir, logger.as_deref(), &error),
+        Err(error) => return give_up(&heir, around.logger.as_deref(), &error),
     };
     let standby = heir.commit();
-    for (listener, path) in mux.listeners_mut().zip(kept) {
+    for (listener, path) in mux.listeners_mut().zip(paths) {
         path.into_iter().for_each(|path| listener.own_path(path));
     }
-    mux.close_last_listeners(removed);
+    mux.close_last_listeners(removed.len());
     if let Err(error) = Signals::unblock() {
         log::error!("the signals stay held back: {error}");
     }
     let generation = heir.will.generation + 1;
     let mut restart =
         Restart::new(image, config.restart.clone(), config.limits.clone(), generation, heir.will.began);
-    restart.settle(&mut mux, standby, &mut Around { logger });
+    restart.settle(&mux, &around, standby, removed);
     drop(heir);
     log::info!("restart {generation} done; {} connections go on", mux.conns().metrics().open);
-    serve(mux, &config, restart, logger)
+    serve(mux, &config, restart, around)
 }
 
-/// A loop that is ready, the claims to the paths of its listeners, and how many of its last listeners are to go.
-type Taken<S> = (Mux<S>, Vec<Option<OwnedPath>>, usize);
+/// A loop that is ready, the claims to the paths of its listeners, and the names of those that are to go, its last ones.
+type Taken<S> = (Mux<S>, Vec<Option<OwnedPath>>, Vec<String>);
 
 /// Everything up to the commit: nothing of it touches a client, so all of it can be undone by ending.
 fn take_up<S: Server>(
@@ -298,7 +301,7 @@ fn take_up<S: Server>(
     config: &Config,
     heir: &mut Heir,
     inherited: &mut Inherited,
-    logger: &Option<Rc<Logger>>,
+    around: &Around,
 ) -> Result<Taken<S>> {
     let signals = take_signals()?;
     configured(&mut server, config)?;
@@ -308,14 +311,14 @@ fn take_up<S: Server>(
     let sorted = Sorted::sort(&config.listen, there, &config.limits, |fd| inherited.take(fd))?;
     server.post_bind_hook(config)?;
     let mut mux = Mux::new(server, config.limits.clone())?;
-    let removed = sorted.removed.len();
+    let removed = sorted.removed.iter().map(|kept| kept.listener.name().to_owned()).collect();
     let mut paths = Vec::new();
     for mut kept in sorted.open.into_iter().chain(sorted.removed) {
         paths.push(kept.take_path());
         mux.take_over_listener(kept.listener, kept.paused)?;
     }
     mux.restore(heir.loop_reader()?, &mut |fd| inherited.take(fd))?;
-    set_up(&mut mux, config, signals, logger)?;
+    set_up(&mut mux, config, signals, around)?;
     Ok((mux, paths, removed))
 }
 
@@ -330,18 +333,17 @@ fn give_up(heir: &Heir, logger: Option<&Logger>, error: &Error) -> ExitCode {
 }
 
 /// The loop and the close.
-fn serve<S: Server>(
-    mut mux: Mux<S>,
-    config: &Config,
-    mut restart: Restart,
-    logger: &Option<Rc<Logger>>,
-) -> ExitCode {
-    let mut around = Around { logger };
+fn serve<S: Server>(mut mux: Mux<S>, config: &Config, mut restart: Restart, mut around: Around) -> ExitCode {
     let ended = loop {
+        let due = [restart.due(), around.due()].into_iter().flatten().min();
+        mux.wake_outside(due.map(|at| at.saturating_duration_since(Instant::now())));
         match mux.run_or_wake() {
-            Ok(Woke::Outside) => restart.woken(&mut mux, &mut around),
+            Ok(Woke::Outside) => {
+                around.ping();
+                restart.woken(&mut mux, &around);
+            }
             Ok(Woke::Ended(Ended::Restart)) => match config.process.on_hup {
-                OnHup::Handover => restart.asked(&mut mux, &mut around),
+                OnHup::Handover => restart.asked(&mut mux, &around),
                 OnHup::Reload => reload(&mut mux, &restart),
                 OnHup::Ignore => log::debug!("SIGHUP: ignored, as on_hup says"),
             },
@@ -349,6 +351,7 @@ fn serve<S: Server>(
             Err(error) => break Err(error),
         }
     };
+    around.stops();
     let status = match ended {
         Ok((status, closed, cut)) => {
             log::info!("{} closing; clients told goodbye: {closed}, cut off: {cut}", program());

@@ -9,26 +9,19 @@ mod succession;
 mod trial;
 
 use std::os::fd::BorrowedFd;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 pub(super) use birth::{Birth, Heir, Standby};
 pub(super) use listeners::Sorted;
 pub(super) use trial::Trial;
 
+use super::around::Around;
 use super::image::Image;
 use crate::config::RestartConfig;
-use crate::logging::Logger;
 use crate::mux::{Mux, Server};
 use crate::{Error, ErrorKind, Result, sys};
 use succession::Stays;
 use trial::{Approved, Probe};
-
-/// What stands around the loop in this process and takes part in a restart.
-#[derive(Debug)]
-pub(super) struct Around<'a> {
-    pub(super) logger: &'a Option<Rc<Logger>>,
-}
 
 /// Restarts, as the image that serves sees them.
 #[derive(Debug)]
@@ -43,6 +36,8 @@ pub(super) struct Restart {
     generation: u64,
     /// When the one that is under way began, on the system's monotonic clock.
     began: Duration,
+    /// Names of the listeners that this image has closed when it took over.
+    removed: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -52,8 +47,9 @@ enum Stage {
     Probing(Probe, Instant),
     /// What runs on other threads may come to its end until then.
     Resting(Approved, Instant),
-    /// This image has taken over, and the standby of the one before is about to end; how often it was waited for.
-    Settling(Standby, u32),
+    /// This image has taken over, and the standby of the one before is about to end: when to look again, and how often
+    /// that was done.
+    Settling(Standby, Instant, u32),
 }
 
 impl Restart {
@@ -64,7 +60,16 @@ impl Restart {
         generation: u64,
         began: Duration,
     ) -> Self {
-        Self { image, limits, loop_limits, stage: Stage::Idle, again: false, generation, began }
+        Self {
+            image,
+            limits,
+            loop_limits,
+            stage: Stage::Idle,
+            again: false,
+            generation,
+            began,
+            removed: Vec::new(),
+        }
     }
 
     /// What this process was started with.
@@ -72,41 +77,52 @@ impl Restart {
         &self.image
     }
 
-    /// This image has committed: the standby of the one before, if it had one, is on its way out.
+    /// This image has committed: the standby of the one before, if it had one, is on its way out. `removed` are the names
+    /// of the listeners that are no more.
     pub(super) fn settle<S: Server>(
         &mut self,
-        mux: &mut Mux<S>,
+        mux: &Mux<S>,
+        around: &Around,
         standby: Option<Standby>,
-        around: &mut Around<'_>,
+        removed: Vec<String>,
     ) {
+        self.removed = removed;
         match standby {
             Some(standby) if mux.watch(&standby.gone).is_ok() => {
-                mux.wake_outside(Some(SETTLE_TIME));
-                self.stage = Stage::Settling(standby, 0);
+                self.stage = Stage::Settling(standby, Instant::now() + SETTLE_TIME, 0);
             }
-            _ => around.succeeded(self.began, self.generation),
+            _ => around.restart_succeeded(mux, self.generation, &self.removed),
+        }
+    }
+
+    /// When [`woken`](Self::woken) is to be called at the latest.
+    pub(super) fn due(&self) -> Option<Instant> {
+        match &self.stage {
+            Stage::Idle => None,
+            Stage::Probing(_, until) | Stage::Resting(_, until) | Stage::Settling(_, until, _) => {
+                Some(*until)
+            }
         }
     }
 
     /// SIGHUP.
-    pub(super) fn asked<S: Server>(&mut self, mux: &mut Mux<S>, around: &mut Around<'_>) {
+    pub(super) fn asked<S: Server>(&mut self, mux: &mut Mux<S>, around: &Around) {
         if !matches!(self.stage, Stage::Idle) {
             self.again = true;
             return;
         }
         self.began = sys::monotonic();
         log::info!("restart: trying the new image");
-        around.begins(self.began, self.generation);
+        around.restart_begins();
         match self.probe(mux, around) {
             Ok(probe) => {
                 self.stage = Stage::Probing(probe, Instant::now() + self.limits.probe_time);
-                mux.wake_outside(Some(self.limits.probe_time));
             }
             Err(error) => self.failed(mux, around, &error),
         }
     }
 
-    fn probe<S: Server>(&self, mux: &mut Mux<S>, around: &Around<'_>) -> Result<Probe> {
+    fn probe<S: Server>(&self, mux: &mut Mux<S>, around: &Around) -> Result<Probe> {
         let state = mux.state(SAMPLE_CONNS);
         let packed = succession::pack_state(&state, self, mux, None, around);
         let descriptors: Vec<BorrowedFd<'_>> =
@@ -118,12 +134,12 @@ impl Restart {
     }
 
     /// Something that this waits for has come, or its time is over.
-    pub(super) fn woken<S: Server>(&mut self, mux: &mut Mux<S>, around: &mut Around<'_>) {
+    pub(super) fn woken<S: Server>(&mut self, mux: &mut Mux<S>, around: &Around) {
         match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Idle => {}
             Stage::Probing(probe, until) => self.see_probe(mux, around, probe, until),
             Stage::Resting(approved, until) => self.see_rest(mux, around, approved, until),
-            Stage::Settling(standby, waits) => self.see_standby(mux, around, standby, waits),
+            Stage::Settling(standby, until, waits) => self.see_standby(mux, around, standby, until, waits),
         }
         if self.again && matches!(self.stage, Stage::Idle) {
             self.again = false;
@@ -131,13 +147,7 @@ impl Restart {
         }
     }
 
-    fn see_probe<S: Server>(
-        &mut self,
-        mux: &mut Mux<S>,
-        around: &mut Around<'_>,
-        mut probe: Probe,
-        until: Instant,
-    ) {
+    fn see_probe<S: Server>(&mut self, mux: &mut Mux<S>, around: &Around, mut probe: Probe, until: Instant) {
         match probe.answer(&self.loop_limits) {
             None if Instant::now() < until => self.stage = Stage::Probing(probe, until),
             None => {
@@ -159,20 +169,12 @@ impl Restart {
         }
     }
 
-    fn see_rest<S: Server>(
-        &mut self,
-        mux: &mut Mux<S>,
-        around: &mut Around<'_>,
-        approved: Approved,
-        until: Instant,
-    ) {
+    fn see_rest<S: Server>(&mut self, mux: &mut Mux<S>, around: &Around, approved: Approved, until: Instant) {
         let left = until.saturating_duration_since(Instant::now());
         if !mux.is_at_rest() && !left.is_zero() {
-            mux.wake_outside(Some(left));
             self.stage = Stage::Resting(approved, until);
             return;
         }
-        mux.wake_outside(None);
         let stays = succession::hand_over(mux, self, &approved, around);
         mux.rest_for_handover(false);
         match stays {
@@ -187,15 +189,19 @@ impl Restart {
 
     fn see_standby<S: Server>(
         &mut self,
-        mux: &mut Mux<S>,
-        around: &mut Around<'_>,
+        mux: &Mux<S>,
+        around: &Around,
         standby: Standby,
+        until: Instant,
         waits: u32,
     ) {
         if birth::is_gone(&standby.gone) {
             mux.unwatch(&standby.gone);
-            mux.wake_outside(None);
-            around.succeeded(self.began, self.generation);
+            around.restart_succeeded(mux, self.generation, &self.removed);
+            return;
+        }
+        if Instant::now() < until {
+            self.stage = Stage::Settling(standby, until, waits);
             return;
         }
         if waits == 0 {
@@ -205,47 +211,14 @@ impl Restart {
             // Its end of the pipe is open, so that it lives and its number is its own.
             let _ = sys::kill(standby.pid, libc::SIGKILL);
         }
-        mux.wake_outside(Some(SETTLE_TIME));
-        self.stage = Stage::Settling(standby, waits + 1);
+        self.stage = Stage::Settling(standby, Instant::now() + SETTLE_TIME, waits + 1);
     }
 
     /// This image goes on as it was.
-    fn failed<S: Server>(&mut self, mux: &mut Mux<S>, around: &mut Around<'_>, error: &Error) {
-        mux.wake_outside(None);
+    fn failed<S: Server>(&self, mux: &mut Mux<S>, around: &Around, error: &Error) {
         log::error!("restart failed, nothing has changed: {}", error.chain());
-        around.failed(self.began, self.generation, &error.chain());
+        around.restart_failed(&error.chain());
         mux.call_hook("restart_failed_hook", |server, room| server.restart_failed_hook(room, error));
-    }
-}
-
-impl Around<'_> {
-    /// The files that the next image takes over: pid file, status file, log.
-    fn files(&self) -> [Option<BorrowedFd<'_>>; 3] {
-        [None, None, None]
-    }
-
-    fn begins(&mut self, _began: Duration, _generation: u64) {}
-
-    fn succeeded(&mut self, _began: Duration, _generation: u64) {}
-
-    fn failed(&mut self, _began: Duration, _generation: u64, _why: &str) {}
-
-    /// The service manager shall watch the standby while this process changes.
-    fn announce(&mut self, _standby: i32) -> std::io::Result<()> {
-        Ok(())
-    }
-
-    /// In the standby, or in the image that stays: the service manager shall watch `pid` again.
-    fn hand_back(&mut self, _pid: i32) {}
-
-    /// This process was the standby and is the server now.
-    fn took_over(&mut self) {}
-
-    /// Threads may run again.
-    fn resume(&mut self) {
-        if let Some(logger) = self.logger {
-            logger.resume();
-        }
     }
 }
 

@@ -15,8 +15,9 @@ use super::birth::{
     COMMIT, CONNS, DISMISS, FORM, GIVE_UP, KNOWN, LISTENERS, LOOP, METRICS, PROCESS, SERVER, TEXT_MAX,
 };
 use super::trial::Approved;
-use super::{Around, Restart, listeners};
+use super::{Restart, listeners};
 use crate::mux::{LoopState, Mux, Server};
+use crate::process::around::Around;
 use crate::process::image::HANDOVER;
 use crate::signals::Signals;
 use crate::state::StateWriter;
@@ -40,13 +41,13 @@ pub(super) fn hand_over<S: Server>(
     mux: &mut Mux<S>,
     restart: &Restart,
     approved: &Approved,
-    around: &mut Around<'_>,
+    around: &Around,
 ) -> Stays {
     let threads = mux.stop_threads(Duration::ZERO);
     mux.part();
-    let logging = around.logger.as_ref().is_none_or(|logger| logger.stop(LOG_TIME));
+    let logging = around.stop_threads();
     if let Err(error) = Signals::block() {
-        around.resume();
+        around.resume_threads();
         return Stays::Kept(Error::with_source(ErrorKind::Io, "cannot hold the signals back", error));
     }
     let stays = if mux.hold_signals() {
@@ -58,7 +59,7 @@ pub(super) fn hand_over<S: Server>(
             Err(error) => Stays::Kept(error),
         }
     };
-    around.resume();
+    around.resume_threads();
     let _ = Signals::unblock();
     stays
 }
@@ -68,7 +69,7 @@ fn prepare<S: Server>(
     mux: &mut Mux<S>,
     restart: &Restart,
     approved: &Approved,
-    around: &Around<'_>,
+    around: &Around,
 ) -> Result<OwnedFd> {
     let fail = |error| Error::with_source(ErrorKind::Io, "the state cannot be written", error);
     let state = mux.state(usize::MAX);
@@ -90,7 +91,7 @@ pub(super) fn pack_state<S: Server>(
     restart: &Restart,
     mux: &Mux<S>,
     approved: Option<&Approved>,
-    around: &Around<'_>,
+    around: &Around,
 ) -> Vec<u8> {
     let mut process = StateWriter::new();
     let (program, directory) = restart.image.paths();
@@ -147,7 +148,7 @@ struct Link {
 }
 
 impl Succession<'_> {
-    fn run<S: Server>(&self, mux: &Mux<S>, around: &mut Around<'_>) -> Stays {
+    fn run<S: Server>(&self, mux: &Mux<S>, around: &Around) -> Stays {
         let link = match self.standby(around) {
             Ok(Forked::Standby(why)) => return Stays::TookOver(why),
             Ok(Forked::Original(link)) => link,
@@ -157,7 +158,7 @@ impl Succession<'_> {
         };
         if let Some(link) = &link {
             if let Err(error) = around.announce(link.pid) {
-                self.dismiss(link, around);
+                link.dismiss();
                 return Stays::Kept(Error::with_source(
                     ErrorKind::Io,
                     "the service manager does not answer",
@@ -167,7 +168,7 @@ impl Succession<'_> {
         }
         let error = self.exec(mux, link.as_ref(), around);
         if let Some(link) = &link {
-            self.dismiss(link, around);
+            link.dismiss();
         }
         let program = self.restart.image.program.display();
         Stays::Kept(Error::with_source(ErrorKind::Io, format!("cannot run {program}"), error))
@@ -175,7 +176,7 @@ impl Succession<'_> {
 
     /// Makes the standby, by two forks so that it is nobody's child who would be told of its end. None where it cannot
     /// be had and the probe must be enough.
-    fn standby(&self, around: &mut Around<'_>) -> io::Result<Forked> {
+    fn standby(&self, around: &Around) -> io::Result<Forked> {
         if sys::own_pid() == 1 || !self.alone {
             return Ok(Forked::Original(None));
         }
@@ -212,7 +213,7 @@ impl Succession<'_> {
     }
 
     /// The standby's whole life, unless it is needed: then the reason.
-    fn wait_for_heir(&self, commit: &OwnedFd, heir: i32, around: &mut Around<'_>) -> Error {
+    fn wait_for_heir(&self, commit: &OwnedFd, heir: i32, around: &Around) -> Error {
         let until = Instant::now() + self.restart.limits.commit_time;
         let mut pipe = match commit.try_clone() {
             Ok(pipe) => std::fs::File::from(pipe),
@@ -232,11 +233,10 @@ impl Succession<'_> {
         let mut said = vec![0; TEXT_MAX + 1];
         match pipe.read(&mut said) {
             Ok(length @ 1..) => match said[0] {
-                COMMIT => {
+                COMMIT | DISMISS => {
                     around.hand_back(heir);
                     sys::exit_now(0)
                 }
-                DISMISS => sys::exit_now(0),
                 GIVE_UP => {
                     // It ends by itself; until then the sockets are as much its as ours, but it leaves them alone.
                     let _ = sys::wait_readable(commit, KILL_TIME);
@@ -252,7 +252,7 @@ impl Succession<'_> {
     }
 
     /// Runs the next image in this process; the error if it cannot be.
-    fn exec<S: Server>(&self, mux: &Mux<S>, link: Option<&Link>, around: &Around<'_>) -> io::Error {
+    fn exec<S: Server>(&self, mux: &Mux<S>, link: Option<&Link>, around: &Around) -> io::Error {
         let memory = self.memory.as_fd();
         let mut passed: Vec<BorrowedFd<'_>> = vec![memory];
         passed.extend(link.iter().flat_map(|link| [link.commit.as_fd(), link.gone.as_fd()]));
@@ -285,14 +285,15 @@ impl Succession<'_> {
         }
         error
     }
+}
 
+impl Link {
     /// The standby is not needed: this image goes on.
-    fn dismiss(&self, link: &Link, around: &mut Around<'_>) {
-        around.hand_back(sys::own_pid());
-        if let Ok(commit) = link.commit.try_clone() {
+    fn dismiss(&self) {
+        if let Ok(commit) = self.commit.try_clone() {
             let _ = std::fs::File::from(commit).write_all(&[DISMISS]);
         }
-        let _ = sys::wait_readable(&link.gone, KILL_TIME);
+        let _ = sys::wait_readable(&self.gone, DISMISS_TIME);
     }
 }
 
@@ -302,9 +303,9 @@ enum Forked {
     Standby(Error),
 }
 
-/// For the log's thread to write what waits and to end.
-const LOG_TIME: Duration = Duration::from_secs(1);
 /// For the standby to say its number.
 const FORK_TIME: Duration = Duration::from_secs(5);
+/// For the standby to end when it is not needed: it tells the service manager before.
+const DISMISS_TIME: Duration = Duration::from_secs(5);
 /// For a process that is killed or was told to end.
 const KILL_TIME: Duration = Duration::from_secs(1);

@@ -1,0 +1,132 @@
+//! What stands around the loop in the process: the log, the service manager.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::notify::Notify;
+use crate::logging::Logger;
+use crate::mux::{Mux, Server};
+use crate::sys;
+
+/// The parts of the process that take part in its start, its restarts and its end.
+#[derive(Debug)]
+pub(super) struct Around {
+    /// None where the application has its own.
+    pub(super) logger: Option<Rc<Logger>>,
+    notify: Notify,
+    /// When the service manager's watchdog is to hear of us.
+    ping: Option<Instant>,
+}
+
+impl Around {
+    pub(super) fn new(logger: Option<Rc<Logger>>) -> Self {
+        let notify = Notify::from_env();
+        let ping = notify.watchdog_period().map(|_| Instant::now());
+        Self { logger, notify, ping }
+    }
+
+    /// The first turn is next.
+    pub(super) fn serves<S: Server>(&self, mux: &Mux<S>) {
+        self.store(mux);
+        self.notify.ready("serving");
+    }
+
+    /// The last turn is over.
+    pub(super) fn stops(&self) {
+        self.notify.stopping();
+    }
+
+    /// Has the manager keep the listeners, should this process crash.
+    fn store<S: Server>(&self, mux: &Mux<S>) {
+        for (listener, _) in mux.listeners() {
+            if let Some(fd) = listener.descriptor() {
+                self.notify.store(listener.name(), fd);
+            }
+        }
+    }
+
+    /// When [`ping`](Self::ping) is due.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.ping
+    }
+
+    /// Tells the watchdog that the loop lives, if it is time. Called by the loop itself, so that a callback that hangs is
+    /// found out.
+    pub(super) fn ping(&mut self) {
+        let now = Instant::now();
+        if self.ping.is_some_and(|due| due <= now) {
+            self.notify.watchdog();
+            self.ping = self.notify.watchdog_period().map(|period| now + period);
+        }
+    }
+
+    /// The files that the next image takes over: pid file, status file, log.
+    pub(super) fn files(&self) -> [Option<BorrowedFd<'_>>; 3] {
+        [None, None, None]
+    }
+
+    /// A restart has begun.
+    pub(super) fn restart_begins(&self) {
+        self.notify.reloading("restart: trying the new image");
+    }
+
+    /// This image has taken over, and the one before is gone.
+    pub(super) fn restart_succeeded<S: Server>(&self, mux: &Mux<S>, generation: u64, removed: &[String]) {
+        for name in removed {
+            self.notify.unstore(name);
+        }
+        self.store(mux);
+        self.notify.reloaded(&format!("serving, after restart {generation}"));
+    }
+
+    /// This image goes on.
+    pub(super) fn restart_failed(&self, why: &str) {
+        self.notify.reloaded(&format!("serving; the last restart failed: {why}"));
+    }
+
+    /// The service manager shall watch the standby while this process changes.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub(super) fn announce(&self, standby: i32) -> io::Result<()> {
+        if self.notify.is_active() {
+            self.notify.main_pid(standby.unsigned_abs(), false);
+            self.notify.barrier(BARRIER_TIME)?;
+        }
+        Ok(())
+    }
+
+    /// In the standby: the service manager shall watch `pid` again. It has to have read that before the standby ends,
+    /// whom it would otherwise take for the server.
+    pub(super) fn hand_back(&self, pid: i32) {
+        if self.notify.is_active() {
+            self.notify.main_pid(pid.unsigned_abs(), true);
+            // Without an answer there is nothing else to be done.
+            let _ = self.notify.barrier(BARRIER_TIME);
+        }
+    }
+
+    /// This process was the standby and is the server now.
+    pub(super) fn took_over(&self) {
+        self.notify.main_pid(sys::own_pid().unsigned_abs(), true);
+    }
+
+    /// No thread may be left for the moment of a restart; false if one is.
+    pub(super) fn stop_threads(&self) -> bool {
+        self.logger.as_ref().is_none_or(|logger| logger.stop(LOG_TIME))
+    }
+
+    /// Threads may run again.
+    pub(super) fn resume_threads(&self) {
+        if let Some(logger) = &self.logger {
+            logger.resume();
+        }
+    }
+}
+
+/// For the service manager to say that it has read what it was told.
+const BARRIER_TIME: Duration = Duration::from_secs(2);
+/// For the log's thread to write what waits and to end.
+const LOG_TIME: Duration = Duration::from_secs(1);
