@@ -367,9 +367,15 @@ fn assemble(mut draft: Draft, name: &str, mistakes: &mut Mistakes, warnings: &mu
     }
     let target = log_target(&draft, name, mistakes);
     let is_syslog = matches!(target, LogTarget::Syslog { .. });
-    for key in ["syslog_ident", "syslog_facility", "syslog_logsock"] {
-        if draft.set_at.contains_key(key) && !is_syslog {
-            warnings.push(format!("{key}: without effect; log_file is not `syslog`"));
+    let is_journald = matches!(target, LogTarget::Journald { .. });
+    for (key, is_used, what) in [
+        ("syslog_ident", is_syslog || is_journald, "neither `syslog` nor `journald`"),
+        ("syslog_facility", is_syslog || is_journald, "neither `syslog` nor `journald`"),
+        ("syslog_logsock", is_syslog, "not `syslog`"),
+        ("journald_logsock", is_journald, "not `journald`"),
+    ] {
+        if draft.set_at.contains_key(key) && !is_used {
+            warnings.push(format!("{key}: without effect; log_file is {what}"));
         }
     }
     let (process, restart) = draft.process.finish(&draft.set_at, mistakes);
@@ -418,13 +424,18 @@ fn log_target(draft: &Draft, name: &str, mistakes: &mut Mistakes) -> LogTarget {
             PathBuf::new()
         })
     };
+    let ident = || draft.syslog_ident.clone().unwrap_or_else(|| name.to_owned());
+    let facility = draft.syslog_facility;
     match draft.log_file.as_deref() {
         None | Some("stderr") => LogTarget::Stderr,
-        Some(text) if text == "syslog" || text.eq_ignore_ascii_case("Sys::Syslog") => LogTarget::Syslog {
-            socket: path_of("syslog_logsock", draft.syslog_logsock.as_deref().unwrap_or("/dev/log")),
-            ident: draft.syslog_ident.clone().unwrap_or_else(|| name.to_owned()),
-            facility: draft.syslog_facility,
-        },
+        Some(text) if text == "syslog" || text.eq_ignore_ascii_case("Sys::Syslog") => {
+            let socket = draft.syslog_logsock.as_deref().unwrap_or("/dev/log");
+            LogTarget::Syslog { socket: path_of("syslog_logsock", socket), ident: ident(), facility }
+        }
+        Some("journald") => {
+            let socket = draft.journald_logsock.as_deref().unwrap_or("/run/systemd/journal/socket");
+            LogTarget::Journald { socket: path_of("journald_logsock", socket), ident: ident(), facility }
+        }
         Some(text) => LogTarget::File(path_of("log_file", text)),
     }
 }

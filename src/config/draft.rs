@@ -33,6 +33,7 @@ pub(super) struct Draft {
     pub(super) syslog_ident: Option<String>,
     pub(super) syslog_facility: Facility,
     pub(super) syslog_logsock: Option<String>,
+    pub(super) journald_logsock: Option<String>,
     pub(super) process: ProcessDraft,
     /// Where each option was last set.
     pub(super) set_at: BTreeMap<&'static str, At>,
@@ -69,6 +70,7 @@ impl Draft {
             syslog_ident: None,
             syslog_facility: Facility::default(),
             syslog_logsock: None,
+            journald_logsock: None,
             process: ProcessDraft::default(),
             set_at: BTreeMap::new(),
         }

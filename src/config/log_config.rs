@@ -1,4 +1,5 @@
-//! Where log lines go and how many of them: the values that `log_level`, `log_file` and `syslog_*` become.
+//! Where log lines go and how many of them: the values that `log_level`, `log_file`, `syslog_*` and
+//! `journald_logsock` become.
 //!
 //! Nothing is opened here; `logging` does that.
 
@@ -48,7 +49,8 @@ impl Default for LogConfig {
 #[non_exhaustive]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum LogTarget {
-    /// Standard error. In a file: no `log_file`, or `log_file = "stderr"`.
+    /// Standard error. In a file: no `log_file`, or `log_file = "stderr"`. Where the service manager reads it for the
+    /// journal (`JOURNAL_STREAM`), a line begins with its priority, `<6>`, instead of its time and level.
     #[default]
     Stderr,
     /// A file, opened for appending. In a file: its path; a relative one is made absolute at start.
@@ -60,6 +62,15 @@ pub enum LogTarget {
         /// What each line begins with; `syslog_ident`, default: the program's name.
         ident: String,
         /// Which of the system's logs; `syslog_facility`, default `daemon`.
+        facility: Facility,
+    },
+    /// The journal of systemd, in its own protocol. In a file: `log_file = "journald"`.
+    Journald {
+        /// The datagram socket of the journal; `journald_logsock`, default `/run/systemd/journal/socket`.
+        socket: PathBuf,
+        /// Whose entries they are; `syslog_ident`, default: the program's name.
+        ident: String,
+        /// `syslog_facility`, default `daemon`.
         facility: Facility,
     },
 }

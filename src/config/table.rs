@@ -78,7 +78,8 @@ fn log_file(draft: &mut Draft, node: &Node) -> Result<(), String> {
         return Err("it is empty; leave it out, or write `stderr`, for standard error".to_owned());
     }
     if text.eq_ignore_ascii_case("Log::Log4perl") {
-        return Err("log4perl is not available; use a path, `syslog`, or a log_function in code".to_owned());
+        return Err("log4perl is not available; use a path, `syslog`, `journald`, or a log_function in code"
+            .to_owned());
     }
     draft.log_file = Some(text.to_owned());
     Ok(())
@@ -146,7 +147,7 @@ pub(super) static OPTIONS: &[Opt] = &[
     ),
     row!("cidr_deny", "NET", "as deny, for networks", Field::Rules(|d| &mut d.cidr_deny)),
     row!("log_level", "0..4", "errors, warnings, notices, more, debug", common, Field::Other(log_level, "2")),
-    row!("log_file", "FILE", "FILE, syslog or stderr", common, Field::Other(log_file, "stderr")),
+    row!("log_file", "FILE", "FILE, syslog, journald or stderr", common, Field::Other(log_file, "stderr")),
     row!(
         "syslog_ident",
         "NAME",
@@ -155,6 +156,12 @@ pub(super) static OPTIONS: &[Opt] = &[
     ),
     row!("syslog_facility", "NAME", "facility of the system's log", Field::Other(syslog_facility, "daemon")),
     row!("syslog_logsock", "PATH", "socket of it", Field::Text(|d| &mut d.syslog_logsock, "/dev/log")),
+    row!(
+        "journald_logsock",
+        "PATH",
+        "socket of the journal",
+        Field::Text(|d| &mut d.journald_logsock, "/run/systemd/journal/socket")
+    ),
     row!(
         "user",
         "USER",

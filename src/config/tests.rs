@@ -322,9 +322,21 @@ fn the_log_goes_where_log_file_says() {
         };
         assert_eq!((socket.to_str(), ident.as_str(), facility.code()), (Some("/run/log"), "chat", 19));
     }
+    let LogTarget::Journald { socket, ident, facility } = config("log_file = 'journald'").log.target else {
+        panic!("it is not the journal")
+    };
+    let found = (socket.to_str(), ident.as_str(), facility.code());
+    assert_eq!(found, (Some("/run/systemd/journal/socket"), "chat", 3));
+    let toml = "log_file = 'journald'\nsyslog_ident = 'x'\njournald_logsock = '/run/journal'";
+    let config_of_it = config(toml);
+    assert!(matches!(&config_of_it.log.target,
+        LogTarget::Journald { socket, ident, .. } if socket.to_str() == Some("/run/journal") && ident == "x"));
+    assert_eq!(config_of_it.warnings(), [""; 0]);
     assert!(refused_line("syslog_facility = 'local8'").contains("no facility"));
     assert!(refused_line("log_file = 'Log::Log4perl'").contains("log_function in code"));
     assert_eq!(config("syslog_ident = 'x'").warnings().len(), 1);
+    assert_eq!(config("log_file = 'journald'\nsyslog_logsock = '/x'").warnings().len(), 1);
+    assert_eq!(config("log_file = 'syslog'\njournald_logsock = '/x'").warnings().len(), 1);
 }
 
 #[test]

@@ -30,19 +30,50 @@ impl Line {
         line
     }
 
-    /// `<PRI>ident[pid]: TEXT`, RFC 3164 without its optional time and host, which the receiver adds.
+    /// `<N>TEXT` and a newline, at most 4 KiB in all: `sd-daemon(3)`, for a standard error that the journal reads. It notes
+    /// the time itself.
+    pub(super) fn format_prefixed(&self) -> String {
+        let mut line = format!("<{}>", severity(self.level));
+        escape(&mut line, self.text.as_bytes(), LINE_MAX_BYTES - 1);
+        line.push('\n');
+        line
+    }
+
+    /// `<PRI>ident[pid]: TEXT`, what `/dev/log` expects: RFC 3164 (section 4.1) without its host, which is left out
+    /// there, and without its time, which is local and which the receiver adds where it is missing (section 4.3.3). A tag
+    /// longer than the 32 bytes of the RFC and a text longer than its 1024 pass every receiver on the same host.
     pub(super) fn format_syslog(&self, facility: u8, ident: &str) -> String {
-        let severity = match self.level {
-            Level::Error => 3,
-            Level::Warn => 4,
-            Level::Info => 6,
-            Level::Debug | Level::Trace => 7,
-        };
-        let mut line = format!("<{}>", u32::from(facility) * 8 + severity);
-        escape(&mut line, ident.as_bytes(), IDENT_MAX_BYTES);
+        let mut line = format!("<{}>", u32::from(facility) * 8 + u32::from(severity(self.level)));
+        // What would end the tag too early.
+        let tag = ident.replace([' ', ':', '[', ']'], "_");
+        escape(&mut line, tag.as_bytes(), IDENT_MAX_BYTES);
         let _ = write!(line, "[{}]: ", std::process::id());
         escape(&mut line, self.text.as_bytes(), LINE_MAX_BYTES);
         line
+    }
+
+    /// The fields of one journal entry (`systemd.journal-fields(7)`), each a line `NAME=value`, as no value has a line end.
+    /// The journal adds the time and, as the system knows it, the process.
+    pub(super) fn format_journald(&self, facility: u8, ident: &str) -> String {
+        let mut entry =
+            format!("PRIORITY={}\nSYSLOG_FACILITY={facility}\nSYSLOG_IDENTIFIER=", severity(self.level));
+        let start = entry.len();
+        escape(&mut entry, ident.as_bytes(), start + IDENT_MAX_BYTES);
+        entry.push_str("\nMESSAGE=");
+        let start = entry.len();
+        escape(&mut entry, self.text.as_bytes(), start + LINE_MAX_BYTES);
+        entry.push('\n');
+        entry
+    }
+}
+
+/// The severity of `syslog(3)`.
+pub(super) fn severity(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
     }
 }
 
@@ -199,6 +230,33 @@ mod tests {
         assert_eq!(line("a\nb").format_syslog(3, "chat"), format!("<28>chat[{pid}]: a%0Ab"));
         let debug = Line { level: Level::Debug, ..line("x") };
         assert_eq!(debug.format_syslog(23, "c\nd"), format!("<191>c%0Ad[{pid}]: x"));
+    }
+
+    #[test]
+    fn a_syslog_tag_ends_where_the_receiver_ends_it() {
+        let pid = std::process::id();
+        assert_eq!(line("x").format_syslog(3, "my chat[1]: a"), format!("<28>my_chat_1___a[{pid}]: x"));
+        let long = line("x").format_syslog(3, &"c".repeat(100));
+        assert_eq!(long.len(), IDENT_MAX_BYTES + format!("[{pid}]: x").len());
+    }
+
+    #[test]
+    fn a_line_for_the_journal_of_standard_error_begins_with_its_priority_and_has_no_time() {
+        assert_eq!(line("a\nb").format_prefixed(), "<4>a%0Ab\n");
+        let error = Line { level: Level::Error, ..line("x") };
+        assert_eq!(error.format_prefixed(), "<3>x\n");
+        assert_eq!(line(&"x".repeat(5000)).format_prefixed().len(), LINE_MAX_BYTES);
+    }
+
+    #[test]
+    fn a_journal_entry_has_a_line_for_each_field_and_no_text_makes_another() {
+        let entry = line("a\nPRIORITY=0").format_journald(3, "my\nchat");
+        let fields = "PRIORITY=4\nSYSLOG_FACILITY=3\nSYSLOG_IDENTIFIER=my%0Achat\nMESSAGE=a%0APRIORITY=0\n";
+        assert_eq!(entry, fields);
+        let long = line(&"x".repeat(5000)).format_journald(3, &"c".repeat(100));
+        let lengths: Vec<usize> = long.lines().map(str::len).collect();
+        let [ident, text] = ["SYSLOG_IDENTIFIER=".len(), "MESSAGE=".len()];
+        assert_eq!(lengths, [10, 17, ident + IDENT_MAX_BYTES, text + LINE_MAX_BYTES]);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The sink for the `log` facade: standard error, a file, the system's log, or a function of the application.
+//! The sink for the `log` facade: standard error, a file, the system's log, the journal, or a function of the
+//! application.
 //!
 //! Logging never blocks the loop: a line goes into a bounded queue with one writing thread behind it, and one that
 //! finds no room is dropped and counted. One line is one `write(2)` of at most 4 KiB, appended, in printable ASCII:
@@ -12,7 +13,9 @@ mod writer;
 
 use std::cell::Cell;
 use std::fmt;
-use std::io::Write;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::fchown;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
@@ -22,7 +25,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use crate::config::{LogConfig, LogFunction, LogTarget};
 use crate::error::Result;
 use line::{LINE_MAX_BYTES, Line, escape};
-use output::Output;
+use output::{Output, stderr_is_journal};
 pub use quiet::Quiet;
 use writer::Writer;
 
@@ -36,8 +39,19 @@ pub const CLIENTS: &str = "lineplex::clients";
 /// The writer's thread starts with the first line. After the handle is dropped, another one may be installed.
 ///
 /// # Errors
-/// [`ErrorKind::Io`](crate::ErrorKind::Io): the file cannot be opened, or nobody receives at the system log's socket.
+/// [`ErrorKind::Io`](crate::ErrorKind::Io): the file cannot be opened, or nobody receives at the socket of the system's
+/// log or the journal.
 pub fn install(config: &LogConfig) -> Result<Option<Logger>> {
+    install_with(config, None)
+}
+
+/// The same for an image that was restarted: `inherited` is what [`Logger::carried`] gave to the one before it. A log file
+/// that can no longer be opened under its path, because the rights to it are gone with the user that opened it, is
+/// written on through that descriptor, and a warning in it says so. Otherwise it is closed.
+///
+/// # Errors
+/// As [`install`], without the file where there is a descriptor for it.
+pub(crate) fn install_with(config: &LogConfig, inherited: Option<OwnedFd>) -> Result<Option<Logger>> {
     // One at a time, so that a second caller sees whether the first one's logger is ours.
     static INSTALLED: Mutex<bool> = Mutex::new(false);
     let mut ours = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -50,8 +64,11 @@ pub fn install(config: &LogConfig) -> Result<Option<Logger>> {
     if sink.current().is_some() {
         return Ok(None);
     }
-    let logger = Logger::open(sink, config)?;
+    let (logger, excuse) = Logger::open(sink, config, inherited)?;
     log::set_max_level(config.level_filter());
+    if let Some(excuse) = excuse {
+        log::warn!("{excuse}; going on in the file that was open before the restart");
+    }
     Ok(Some(logger))
 }
 
@@ -63,14 +80,16 @@ pub fn fatal(text: &str) {
     if let Some(writer) = current.and_then(|current| current.writer) {
         writer.flush(EXIT_FLUSH);
     }
+    // The journal shows an error as one only if it is told.
+    let prefix = if stderr_is_journal() { "<3>" } else { "" };
     for line in text.lines() {
         if !on_stderr {
             log::error!("{line}");
         }
-        let mut shown = one_line(line, LINE_MAX_BYTES - 1);
+        let mut shown = format!("{prefix}{}", one_line(line, LINE_MAX_BYTES - 4));
         shown.push('\n');
         // There is nobody left to tell.
-        let _ = std::io::stderr().write_all(shown.as_bytes());
+        let _ = io::stderr().write_all(shown.as_bytes());
     }
 }
 
@@ -91,11 +110,19 @@ pub struct Logger {
 }
 
 impl Logger {
-    /// Opens what `config` names and connects `sink` to it.
-    fn open(sink: &Arc<Sink>, config: &LogConfig) -> Result<Self> {
-        let writer = match config.function {
-            Some(_) => None,
-            None => Some(Writer::new(Output::open(&config.target)?)),
+    /// Opens what `config` names and connects `sink` to it. With `inherited` in the place of a file that cannot be opened,
+    /// the second answer says why.
+    fn open(
+        sink: &Arc<Sink>,
+        config: &LogConfig,
+        inherited: Option<OwnedFd>,
+    ) -> Result<(Self, Option<String>)> {
+        let (writer, excuse) = match config.function {
+            Some(_) => (None, None),
+            None => {
+                let (output, excuse) = Output::open(&config.target, inherited)?;
+                (Some(Writer::new(output)), excuse)
+            }
         };
         let on_stderr = config.function.is_none() && config.target == LogTarget::Stderr;
         let current = Current {
@@ -106,15 +133,36 @@ impl Logger {
             on_stderr,
         };
         *sink.current.write().unwrap_or_else(PoisonError::into_inner) = Some(current);
-        Ok(Self { sink: Arc::clone(sink), writer })
+        Ok((Self { sink: Arc::clone(sink), writer }, excuse))
     }
 
     /// Has the log opened again under its path, for one that was renamed (USR1): every line is whole in one of the two
-    /// files. The old one stays in use, and says so, if that fails. For the system's log: a new connection; for standard
+    /// files. The old one stays in use, and says so, if that fails. For the system's log and the journal: a new connection; for standard
     /// error: what descriptor 2 is by then. Does not wait.
     pub fn reopen(&self) {
         if let Some(writer) = &self.writer {
             writer.reopen();
+        }
+    }
+
+    /// A duplicate of the open log file, for an image that takes this one's place ([`install_with`]); `None` where the
+    /// log is no file. To be asked for after [`Logger::stop`], when no reopen is under way any more.
+    #[allow(dead_code, reason = "a restart carries it")]
+    pub(crate) fn carried(&self) -> Option<OwnedFd> {
+        let log = self.writer.as_ref()?.file()?;
+        log.file.as_fd().try_clone_to_owned().ok()
+    }
+
+    /// Gives the log file to the user and the group that the server goes on as, so that they can open it again. Only a
+    /// file that this log has made: one that was there before may be anything that somebody put in its place.
+    ///
+    /// # Errors
+    /// What `fchown(2)` says.
+    #[allow(dead_code, reason = "a change of user needs it")]
+    pub(crate) fn give_to(&self, uid: u32, gid: u32) -> io::Result<()> {
+        match self.writer.as_ref().and_then(|writer| writer.file()) {
+            Some(log) if log.is_new => fchown(&log.file, Some(uid), Some(gid)),
+            _ => Ok(()),
         }
     }
 

@@ -1,16 +1,18 @@
 //! Where lines are written: standard error, a file, or the system's log. Used by the writer's thread only.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::line::Line;
-use crate::config::LogTarget;
+use crate::config::{Facility, LogTarget};
 use crate::error::{Error, ErrorKind, Result};
 
 /// An open log.
@@ -23,64 +25,96 @@ pub(super) struct Output {
 
 #[derive(Debug)]
 enum Kind {
-    /// A duplicate of descriptor 2, so that a write that blocks does not hold the standard library's lock; made at the
-    /// first line, and again after a reopen, because a daemon redirects descriptor 2.
-    Stderr(Option<File>),
+    /// Opened at the first line, and again after a reopen, because a daemon redirects descriptor 2.
+    Stderr(Option<Stderr>),
     File {
         path: PathBuf,
-        file: File,
+        log: LogFile,
     },
-    Syslog {
-        path: PathBuf,
-        ident: String,
-        facility: u8,
-        socket: Option<UnixDatagram>,
-    },
+    Syslog(Receiver),
+    Journald(Receiver),
+}
+
+/// A duplicate of descriptor 2, so that a write that blocks does not hold the standard library's lock.
+#[derive(Debug)]
+struct Stderr {
+    file: File,
+    /// The journal reads it.
+    is_journal: bool,
+}
+
+/// A log file, shared with whoever carries it into another image.
+#[derive(Clone, Debug)]
+pub(super) struct LogFile {
+    pub(super) file: Arc<File>,
+    /// It was not there before.
+    pub(super) is_new: bool,
+}
+
+/// A socket that takes one datagram a line.
+#[derive(Debug)]
+struct Receiver {
+    path: PathBuf,
+    ident: String,
+    facility: u8,
+    socket: Option<UnixDatagram>,
 }
 
 impl Output {
-    /// Opens `target` now, so that a mistake is told at start.
-    pub(super) fn open(target: &LogTarget) -> Result<Self> {
-        let fail = |path: &Path, cause: io::Error| {
-            Error::with_source(ErrorKind::Io, format!("cannot open the log {}", path.display()), cause)
-        };
+    /// Opens `target` now, so that a mistake is told at start. Where a file cannot be opened any more, `inherited`, the
+    /// descriptor under which another image had it open, takes its place; the second answer then says why.
+    pub(super) fn open(target: &LogTarget, inherited: Option<OwnedFd>) -> Result<(Self, Option<String>)> {
+        let mut excuse = None;
         let kind = match target {
             LogTarget::Stderr => Kind::Stderr(None),
             LogTarget::File(path) => {
-                let path = std::path::absolute(path).map_err(|cause| fail(path, cause))?;
-                let file = open_file(&path).map_err(|cause| fail(&path, cause))?;
-                Kind::File { path, file }
+                let path = std::path::absolute(path).map_err(|cause| cannot_open(path, cause))?;
+                let log = match (LogFile::open(&path), inherited) {
+                    (Ok(log), _) => log,
+                    (Err(cause), Some(fd)) => {
+                        excuse = Some(cannot_open(&path, cause).chain());
+                        LogFile { file: Arc::new(File::from(fd)), is_new: false }
+                    }
+                    (Err(cause), None) => return Err(cannot_open(&path, cause)),
+                };
+                Kind::File { path, log }
             }
-            LogTarget::Syslog { socket: path, ident, facility } => {
-                let socket = connect(path).map_err(|cause| fail(path, cause))?;
-                Kind::Syslog {
-                    path: path.clone(),
-                    ident: ident.clone(),
-                    facility: facility.code(),
-                    socket: Some(socket),
-                }
+            LogTarget::Syslog { socket, ident, facility } => {
+                Kind::Syslog(Receiver::open(socket, ident, *facility)?)
+            }
+            LogTarget::Journald { socket, ident, facility } => {
+                Kind::Journald(Receiver::open(socket, ident, *facility)?)
             }
         };
-        Ok(Self { kind, torn: false })
+        Ok((Self { kind, torn: false }, excuse))
     }
 
     /// A log on an open file, under `path` when it is reopened.
     #[cfg(test)]
     pub(super) fn of(file: File, path: impl Into<PathBuf>) -> Self {
-        Self { kind: Kind::File { path: path.into(), file }, torn: false }
+        let log = LogFile { file: Arc::new(file), is_new: false };
+        Self { kind: Kind::File { path: path.into(), log }, torn: false }
+    }
+
+    /// The open file, where the log is one.
+    pub(super) fn file(&self) -> Option<LogFile> {
+        match &self.kind {
+            Kind::File { log, .. } => Some(log.clone()),
+            _ => None,
+        }
     }
 
     /// Opens the same path again, for a log that was renamed; the old one stays in use if that fails.
     pub(super) fn reopen(&mut self) -> io::Result<()> {
         match &mut self.kind {
-            Kind::Stderr(file) => *file = None,
-            Kind::File { path, file } => {
-                *file = open_file(path).map_err(|cause| {
+            Kind::Stderr(stderr) => *stderr = None,
+            Kind::File { path, log } => {
+                *log = LogFile::open(path).map_err(|cause| {
                     io::Error::new(cause.kind(), format!("cannot reopen the log {}: {cause}", path.display()))
                 })?;
                 self.torn = false;
             }
-            Kind::Syslog { socket, .. } => *socket = None,
+            Kind::Syslog(receiver) | Kind::Journald(receiver) => receiver.socket = None,
         }
         Ok(())
     }
@@ -90,26 +124,93 @@ impl Output {
     pub(super) fn write(&mut self, line: &Line, hurry: &AtomicBool) -> io::Result<()> {
         match &mut self.kind {
             Kind::Stderr(slot) => {
-                let file = match slot {
-                    Some(file) => file,
-                    None => slot.insert(File::from(io::stderr().as_fd().try_clone_to_owned()?)),
+                let stderr = match slot {
+                    Some(stderr) => stderr,
+                    None => slot.insert(Stderr::open()?),
                 };
-                write_line(file, &mut self.torn, &line.format(), hurry)
+                let text = if stderr.is_journal { line.format_prefixed() } else { line.format() };
+                write_line(&stderr.file, &mut self.torn, &text, hurry)
             }
-            Kind::File { file, .. } => write_line(file, &mut self.torn, &line.format(), hurry),
-            Kind::Syslog { path, ident, facility, socket } => {
-                let text = line.format_syslog(*facility, ident);
-                send(socket, path, text.as_bytes())
+            Kind::File { log, .. } => write_line(&log.file, &mut self.torn, &line.format(), hurry),
+            Kind::Syslog(receiver) => {
+                let text = line.format_syslog(receiver.facility, &receiver.ident);
+                receiver.send(text.as_bytes())
+            }
+            Kind::Journald(receiver) => {
+                let entry = line.format_journald(receiver.facility, &receiver.ident);
+                receiver.send(entry.as_bytes())
             }
         }
     }
 }
 
-fn open_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(FILE_MODE).open(path)
+impl Stderr {
+    fn open() -> io::Result<Self> {
+        let file = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+        let is_journal = is_journal(&file, std::env::var_os("JOURNAL_STREAM"));
+        Ok(Self { file, is_journal })
+    }
 }
 
-fn write_line(file: &mut File, torn: &mut bool, line: &str, hurry: &AtomicBool) -> io::Result<()> {
+/// Whether the journal reads standard error.
+pub(super) fn stderr_is_journal() -> bool {
+    Stderr::open().is_ok_and(|stderr| stderr.is_journal)
+}
+
+/// Whether `file` is the stream that `JOURNAL_STREAM` names by device and inode (`systemd.exec(5)`). The variable alone says
+/// nothing: whoever starts a server from a service may have redirected it.
+fn is_journal(file: &File, stream: Option<OsString>) -> bool {
+    let Some(stream) = stream else { return false };
+    file.metadata().is_ok_and(|found| stream == *format!("{}:{}", found.dev(), found.ino()))
+}
+
+impl LogFile {
+    fn open(path: &Path) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.append(true).mode(FILE_MODE);
+        let (file, is_new) = match options.clone().create_new(true).open(path) {
+            Ok(file) => (file, true),
+            Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {
+                (options.create(true).open(path)?, false)
+            }
+            Err(cause) => return Err(cause),
+        };
+        Ok(Self { file: Arc::new(file), is_new })
+    }
+}
+
+impl Receiver {
+    fn open(path: &Path, ident: &str, facility: Facility) -> Result<Self> {
+        let socket = connect(path).map_err(|cause| cannot_open(path, cause))?;
+        let (path, ident) = (path.to_owned(), ident.to_owned());
+        Ok(Self { path, ident, facility: facility.code(), socket: Some(socket) })
+    }
+
+    /// Sends one datagram; a receiver that was restarted is connected to once more. A full queue is an error at once.
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Some(socket) = &self.socket {
+            match socket.send(bytes) {
+                Ok(_) => return Ok(()),
+                Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => return Err(cause),
+                Err(_) => self.socket = None,
+            }
+        }
+        self.socket.insert(connect(&self.path)?).send(bytes).map(drop)
+    }
+}
+
+fn connect(path: &Path) -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    socket.connect(path)?;
+    Ok(socket)
+}
+
+fn cannot_open(path: &Path, cause: io::Error) -> Error {
+    Error::with_source(ErrorKind::Io, format!("cannot open the log {}", path.display()), cause)
+}
+
+fn write_line(file: &File, torn: &mut bool, line: &str, hurry: &AtomicBool) -> io::Result<()> {
     if *torn {
         write_whole(file, format!("\n{line}").as_bytes(), torn, hurry)
     } else {
@@ -117,7 +218,7 @@ fn write_line(file: &mut File, torn: &mut bool, line: &str, hurry: &AtomicBool) 
     }
 }
 
-fn write_whole(file: &mut File, mut bytes: &[u8], torn: &mut bool, hurry: &AtomicBool) -> io::Result<()> {
+fn write_whole(mut file: &File, mut bytes: &[u8], torn: &mut bool, hurry: &AtomicBool) -> io::Result<()> {
     let mut waits = 0;
     while !bytes.is_empty() {
         match file.write(bytes) {
@@ -141,28 +242,29 @@ fn write_whole(file: &mut File, mut bytes: &[u8], torn: &mut bool, hurry: &Atomi
     Ok(())
 }
 
-fn connect(path: &Path) -> io::Result<UnixDatagram> {
-    let socket = UnixDatagram::unbound()?;
-    socket.set_nonblocking(true)?;
-    socket.connect(path)?;
-    Ok(socket)
-}
-
-/// Sends one datagram; a receiver that was restarted is connected to once more. A full queue is an error at once.
-fn send(slot: &mut Option<UnixDatagram>, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    if let Some(socket) = slot {
-        match socket.send(bytes) {
-            Ok(_) => return Ok(()),
-            Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => return Err(cause),
-            Err(_) => *slot = None,
-        }
-    }
-    slot.insert(connect(path)?).send(bytes).map(drop)
-}
-
 /// Of a log that is made new; the umask takes away from it.
 const FILE_MODE: u32 = 0o640;
 
 /// How often, and how long each, a full non-blocking file is waited for.
 const FULL_WAITS: u32 = 100;
 const FULL_WAIT: Duration = Duration::from_millis(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_stream_that_the_manager_named_is_the_journal() {
+        let [first, second] = ["/dev/null", "/dev/zero"].map(|path| File::open(path).unwrap());
+        let named = |file: &File| {
+            let found = file.metadata().unwrap();
+            Some(OsString::from(format!("{}:{}", found.dev(), found.ino())))
+        };
+        assert!(is_journal(&first, named(&first)) && is_journal(&second, named(&second)));
+        assert!(!is_journal(&second, named(&first)));
+        for other in ["", ":", "1", "a:b", "0:0"] {
+            assert!(!is_journal(&first, Some(other.into())), "{other}");
+        }
+        assert!(!is_journal(&first, None));
+    }
+}

@@ -15,7 +15,8 @@ const LONG: Duration = Duration::from_secs(60);
 #[track_caller]
 fn open(config: &LogConfig) -> (Arc<Sink>, Logger) {
     let sink = Arc::new(Sink::default());
-    let logger = Logger::open(&sink, config).unwrap();
+    let (logger, excuse) = Logger::open(&sink, config, None).unwrap();
+    assert_eq!(excuse, None);
     (sink, logger)
 }
 
@@ -25,6 +26,15 @@ fn log_to(sink: &Sink, level: Level, target: &str, text: &str) {
 
 fn to_file(path: &Path) -> LogConfig {
     LogConfig { target: LogTarget::File(path.to_owned()), ..LogConfig::default() }
+}
+
+/// The system's log and the journal at `path`.
+fn to_socket(path: &Path, facility: &str) -> [LogConfig; 2] {
+    let (socket, ident) = (path.to_owned(), "chat".to_owned());
+    let facility = Facility::named(facility).unwrap();
+    let syslog = LogTarget::Syslog { socket: socket.clone(), ident: ident.clone(), facility };
+    [syslog, LogTarget::Journald { socket, ident, facility }]
+        .map(|target| LogConfig { target, ..LogConfig::default() })
 }
 
 /// A log that collects what its function is given.
@@ -63,7 +73,7 @@ fn a_function_gets_the_raw_text_on_the_calling_thread_and_may_panic_and_log() {
         assert_ne!(text, "panic");
     });
     let config = LogConfig { function: Some(function), ..LogConfig::default() };
-    let logger = Logger::open(&sink, &config).unwrap();
+    let (logger, _) = Logger::open(&sink, &config, None).unwrap();
     for text in ["a\n\x1b", "panic", "after"] {
         log_to(&sink, Level::Info, "x", text);
     }
@@ -101,7 +111,7 @@ fn lines_are_appended_to_a_file_that_others_cannot_read() {
 fn a_file_that_cannot_be_opened_is_an_error_at_start() {
     let sink = Arc::new(Sink::default());
     let missing = temporary("missing").join("log");
-    let error = Logger::open(&sink, &to_file(&missing)).unwrap_err();
+    let error = Logger::open(&sink, &to_file(&missing), None).unwrap_err();
     assert!(error.to_string().contains(missing.to_str().unwrap()), "{error}");
 }
 
@@ -151,61 +161,145 @@ fn a_reopen_that_fails_keeps_the_old_file_and_says_so() {
 }
 
 #[test]
-fn syslog_gets_one_datagram_a_line_also_after_it_was_restarted() {
-    let path = temporary("syslog");
-    let receiver = UnixDatagram::bind(&path).unwrap();
-    let facility = Facility::named("local0").unwrap();
-    let target = LogTarget::Syslog { socket: path.clone(), ident: "chat".to_owned(), facility };
-    let (sink, logger) = open(&LogConfig { target, ..LogConfig::default() });
-    let receive = |socket: &UnixDatagram| {
-        let mut buf = [0; 8192];
-        let count = socket.recv(&mut buf).unwrap();
-        String::from_utf8(buf[..count].to_vec()).unwrap()
-    };
+fn syslog_and_journal_get_one_datagram_a_line_also_after_they_were_restarted() {
     let pid = std::process::id();
-    log_to(&sink, Level::Error, "x", "one\n");
-    assert_eq!(receive(&receiver), format!("<131>chat[{pid}]: one%0A"));
-
-    drop(receiver);
-    fs::remove_file(&path).unwrap();
-    log_to(&sink, Level::Error, "x", "nobody hears this");
-    assert!(logger.flush(LONG));
-    assert_eq!(logger.lost(), 1);
-    let receiver = UnixDatagram::bind(&path).unwrap();
-    log_to(&sink, Level::Info, "x", "two");
-    assert_eq!(receive(&receiver), format!("<132>chat[{pid}]: 1 log lines lost"));
-    assert_eq!(receive(&receiver), format!("<134>chat[{pid}]: two"));
-    fs::remove_file(&path).unwrap();
-}
-
-#[test]
-fn a_syslog_that_does_not_read_loses_lines_and_blocks_nobody() {
-    let path = temporary("syslog-full");
-    let receiver = UnixDatagram::bind(&path).unwrap();
-    let facility = Facility::default();
-    let target = LogTarget::Syslog { socket: path.clone(), ident: "chat".to_owned(), facility };
-    let (sink, logger) = open(&LogConfig { target, ..LogConfig::default() });
-    for number in 0..3000 {
-        log_to(&sink, Level::Info, "x", &number.to_string());
-    }
-    assert!(logger.flush(LONG));
-    let lost = logger.lost();
-    assert!(lost > 0 && lost < 3000, "{lost}");
-    // Stopping tries once more to tell; there is still no room.
-    assert!(logger.stop(LONG));
-    drop(receiver);
-    fs::remove_file(&path).unwrap();
-}
-
-#[test]
-fn a_syslog_that_is_not_there_is_an_error_at_start() {
-    let target = LogTarget::Syslog {
-        socket: temporary("syslog-none"),
-        ident: "chat".to_owned(),
-        facility: Facility::default(),
+    let syslog = |priority, text: &str| format!("<{}>chat[{pid}]: {text}", 128 + priority);
+    let entry = |priority, text: &str| {
+        format!("PRIORITY={priority}\nSYSLOG_FACILITY=16\nSYSLOG_IDENTIFIER=chat\nMESSAGE={text}\n")
     };
+    for number in 0..2 {
+        let format =
+            |priority, text| if number == 0 { syslog(priority, text) } else { entry(priority, text) };
+        let path = temporary("syslog");
+        let receiver = UnixDatagram::bind(&path).unwrap();
+        let (sink, logger) = open(&to_socket(&path, "local0")[number]);
+        let receive = |socket: &UnixDatagram| {
+            let mut buf = [0; 8192];
+            let count = socket.recv(&mut buf).unwrap();
+            String::from_utf8(buf[..count].to_vec()).unwrap()
+        };
+        log_to(&sink, Level::Error, "x", "one\n");
+        assert_eq!(receive(&receiver), format(3, "one%0A"));
+
+        drop(receiver);
+        fs::remove_file(&path).unwrap();
+        log_to(&sink, Level::Error, "x", "nobody hears this");
+        assert!(logger.flush(LONG));
+        assert_eq!(logger.lost(), 1);
+        let receiver = UnixDatagram::bind(&path).unwrap();
+        log_to(&sink, Level::Info, "x", "two");
+        assert_eq!(receive(&receiver), format(4, "1 log lines lost"));
+        assert_eq!(receive(&receiver), format(6, "two"));
+        fs::remove_file(&path).unwrap();
+    }
+}
+
+#[test]
+fn a_syslog_or_a_journal_that_does_not_read_loses_lines_and_blocks_nobody() {
+    let path = temporary("syslog-full");
+    for number in 0..2 {
+        let receiver = UnixDatagram::bind(&path).unwrap();
+        let (sink, logger) = open(&to_socket(&path, "daemon")[number]);
+        for number in 0..3000 {
+            log_to(&sink, Level::Info, "x", &number.to_string());
+        }
+        assert!(logger.flush(LONG));
+        let lost = logger.lost();
+        assert!(lost > 0 && lost < 3000, "{lost}");
+        // Stopping tries once more to tell; there is still no room.
+        assert!(logger.stop(LONG));
+        drop(receiver);
+        fs::remove_file(&path).unwrap();
+    }
+}
+
+#[test]
+fn a_syslog_or_a_journal_that_is_not_there_is_an_error_at_start() {
+    for config in to_socket(&temporary("syslog-none"), "daemon") {
+        let sink = Arc::new(Sink::default());
+        assert!(Logger::open(&sink, &config, None).is_err());
+    }
+}
+
+#[test]
+fn a_log_that_cannot_be_opened_any_more_goes_on_in_the_descriptor_that_was_carried() {
+    let directory = temporary("carried");
+    let path = directory.join("log");
+    fs::create_dir(&directory).unwrap();
+    let (sink, logger) = open(&to_file(&path));
+    log_to(&sink, Level::Info, "x", "before");
+    let carried = logger.carried().unwrap();
+    drop(logger);
+    let moved = temporary("carried-away");
+    fs::rename(&directory, &moved).unwrap();
+
     let sink = Arc::new(Sink::default());
-    assert!(Logger::open(&sink, &LogConfig { target, ..LogConfig::default() }).is_err());
+    let (logger, excuse) = Logger::open(&sink, &to_file(&path), Some(carried)).unwrap();
+    let excuse = excuse.unwrap();
+    assert!(excuse.starts_with(&format!("cannot open the log {}: ", path.display())), "{excuse}");
+    log_to(&sink, Level::Info, "x", "after");
+    assert!(logger.flush(LONG));
+    // A reopen finds the path again; then the file of that is carried.
+    fs::create_dir(&directory).unwrap();
+    logger.reopen();
+    log_to(&sink, Level::Info, "x", "anew");
+    assert!(logger.flush(LONG));
+    let mut carried = fs::File::from(logger.carried().unwrap());
+    drop(logger);
+    writeln!(carried, "through the duplicate").unwrap();
+    let (old, new) = (fs::read_to_string(moved.join("log")).unwrap(), fs::read_to_string(&path).unwrap());
+    assert!(old.lines().count() == 2 && old.ends_with(" info  after\n"), "{old}");
+    assert!(new.ends_with(" info  anew\nthrough the duplicate\n"), "{new}");
+    for directory in [directory, moved] {
+        fs::remove_dir_all(directory).unwrap();
+    }
+}
+
+#[test]
+fn a_path_that_opens_is_preferred_to_the_carried_descriptor() {
+    let (path, other) = (temporary("preferred"), temporary("other"));
+    let carried = fs::File::create(&other).unwrap();
+    let sink = Arc::new(Sink::default());
+    let (logger, excuse) = Logger::open(&sink, &to_file(&path), Some(carried.into())).unwrap();
+    assert_eq!(excuse, None);
+    log_to(&sink, Level::Info, "x", "here");
+    drop(logger);
+    assert!(fs::read_to_string(&path).unwrap().ends_with("here\n"));
+    assert_eq!(fs::read_to_string(&other).unwrap(), "");
+    for path in [path, other] {
+        fs::remove_file(path).unwrap();
+    }
+}
+
+#[test]
+fn only_a_file_is_carried() {
+    let (_sink, logger) = open(&collecting(4).1);
+    assert!(logger.carried().is_none());
+    logger.give_to(0, 0).unwrap();
+    let (_sink, logger) = open(&LogConfig::default());
+    assert!(logger.carried().is_none());
+}
+
+#[test]
+fn a_file_that_the_log_made_is_given_away_and_one_that_was_there_is_not() {
+    use std::os::unix::fs::MetadataExt;
+
+    let path = temporary("given");
+    let owner = || fs::metadata(&path).map(|found| (found.uid(), found.gid())).unwrap();
+    let (_sink, logger) = open(&to_file(&path));
+    let ours = owner();
+    if ours.0 != 0 {
+        println!("skipped: only root can give files away");
+        return;
+    }
+    logger.give_to(4242, 4243).unwrap();
+    assert_eq!(owner(), (4242, 4243));
+    drop(logger);
+
+    let (_sink, logger) = open(&to_file(&path));
+    logger.give_to(4244, 4245).unwrap();
+    assert_eq!(owner(), (4242, 4243), "it was there before");
+    fs::remove_file(&path).unwrap();
 }
 
 /// The only test that touches the process's logger.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use log::Level;
 
 use super::line::Line;
-use super::output::Output;
+use super::output::{LogFile, Output};
 
 /// One log and everything on its way to it.
 #[derive(Debug)]
@@ -42,6 +42,8 @@ struct State {
     writing: bool,
     /// With the thread while that runs.
     output: Option<Output>,
+    /// Of the output, where that is a file.
+    file: Option<LogFile>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -66,6 +68,7 @@ impl Writer {
             reopen: false,
             held: false,
             writing: false,
+            file: output.file(),
             output: Some(output),
             thread: None,
         };
@@ -100,6 +103,11 @@ impl Writer {
         let mut state = self.lock();
         state.reopen = true;
         self.wake(&mut state);
+    }
+
+    /// The file that lines go to, where that is a file.
+    pub(super) fn file(&self) -> Option<LogFile> {
+        self.lock().file.clone()
     }
 
     /// Lines lost so far.
@@ -181,7 +189,7 @@ impl Writer {
                     self.write(&mut output, &line, lost);
                 }
                 Job::Reopen => match output.reopen() {
-                    Ok(()) => self.finish(|_| {}),
+                    Ok(()) => self.finish(|state| state.file = output.file()),
                     Err(cause) => {
                         self.write(&mut output, &Line::new(Level::Error, format_args!("{cause}")), 0);
                     }
