@@ -12,6 +12,10 @@ mod messages;
 #[cfg(feature = "daemon")]
 mod processes;
 
+#[cfg(feature = "daemon")]
+#[allow(dead_code, reason = "used by the process flow, which needs more features")]
+pub(crate) mod daemon;
+
 use std::io;
 use std::os::fd::AsFd;
 #[cfg(feature = "daemon")]

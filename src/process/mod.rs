@@ -13,6 +13,10 @@ mod image;
 #[allow(dead_code, reason = "the listeners come next")]
 #[cfg_attr(not(feature = "systemd"), path = "notify/off.rs")]
 mod notify;
+#[allow(dead_code, reason = "used from the next step of the flow on")]
+mod pid_file;
+#[allow(dead_code, reason = "used from the next step of the flow on")]
+mod status;
 
 use std::panic;
 use std::process::ExitCode;

@@ -187,7 +187,7 @@ fn adopt(
     let fd = take(described.fd).map_err(|error| {
         Error::with_source(ErrorKind::State, format!("the listener {}", described.at.name), error)
     })?;
-    if attributes(&described.at.addr) != attributes(&at.addr) {
+    if changes_attributes(&described.at.addr, &at.addr) {
         log::warn!("listen `{}`: mode, owner and group change only when the server is started anew", at.name);
     }
     let listener = Listener::adopt(fd, at, limits)?;
@@ -202,9 +202,15 @@ fn same_place(one: &ListenAddr, other: &ListenAddr) -> bool {
     }
 }
 
-fn attributes(addr: &ListenAddr) -> Option<(Option<u32>, Option<&str>, Option<&str>)> {
-    match addr {
-        ListenAddr::Unix { mode, owner, group, .. } => Some((*mode, owner.as_deref(), group.as_deref())),
-        ListenAddr::Tcp { .. } => None,
-    }
+/// Whether `new` asks for another mode, owner or group than the path has.
+fn changes_attributes(old: &ListenAddr, new: &ListenAddr) -> bool {
+    let (
+        ListenAddr::Unix { mode, owner, group, .. },
+        ListenAddr::Unix { mode: new_mode, owner: new_owner, group: new_group, .. },
+    ) = (old, new)
+    else {
+        return false;
+    };
+    let differs = |new: &Option<String>, old: &Option<String>| new.is_some() && new != old;
+    mode != new_mode || differs(new_owner, owner) || differs(new_group, group)
 }
