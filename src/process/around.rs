@@ -1,11 +1,13 @@
 //! What stands around the loop in the process: the log, the service manager.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::notify::Notify;
+use crate::config::{Config, LogTarget};
 use crate::logging::Logger;
 use crate::mux::{Mux, Server};
 use crate::sys;
@@ -15,16 +17,17 @@ use crate::sys;
 pub(super) struct Around {
     /// None where the application has its own.
     pub(super) logger: Option<Rc<Logger>>,
+    log_path: Option<PathBuf>,
     notify: Notify,
     /// When the service manager's watchdog is to hear of us.
     ping: Option<Instant>,
 }
 
 impl Around {
-    pub(super) fn new(logger: Option<Rc<Logger>>) -> Self {
+    pub(super) fn new(logger: Option<Rc<Logger>>, config: &Config) -> Self {
         let notify = Notify::from_env();
         let ping = notify.watchdog_period().map(|_| Instant::now());
-        Self { logger, notify, ping }
+        Self { logger, log_path: log_path(config).map(Path::to_owned), notify, ping }
     }
 
     /// The first turn is next.
@@ -62,9 +65,16 @@ impl Around {
         }
     }
 
-    /// The files that the next image takes over: pid file, status file, log.
-    pub(super) fn files(&self) -> [Option<BorrowedFd<'_>>; 3] {
-        [None, None, None]
+    /// The pid file and the status file, open.
+    pub(super) fn pid_files(&self) -> Option<[BorrowedFd<'_>; 2]> {
+        None
+    }
+
+    /// The log file, if there is one, and, when no thread writes to it any more, its descriptor.
+    pub(super) fn log(&self, with_descriptor: bool) -> Option<(&Path, Option<OwnedFd>)> {
+        let path = self.log_path.as_deref()?;
+        let logger = self.logger.as_ref().filter(|_| with_descriptor);
+        Some((path, logger.and_then(|logger| logger.carried())))
     }
 
     /// A restart has begun.
@@ -123,6 +133,14 @@ impl Around {
         if let Some(logger) = &self.logger {
             logger.resume();
         }
+    }
+}
+
+/// The log file of `config`, if that is where its lines go.
+pub(super) fn log_path(config: &Config) -> Option<&Path> {
+    match &config.log.target {
+        LogTarget::File(path) if config.log.function.is_none() => Some(path),
+        _ => None,
     }
 }
 

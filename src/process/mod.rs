@@ -18,6 +18,7 @@ mod pid_file;
 #[allow(dead_code, reason = "used from the next step of the flow on")]
 mod status;
 
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::panic;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -142,6 +143,24 @@ impl Start {
         }
     }
 
+    /// What is written to if the log file can no longer be opened: the one that is open already, if its path is still the
+    /// same. A probe has none, and writes to standard error then.
+    fn log_to_go_on(&self, config: &Config) -> Option<OwnedFd> {
+        let (will, probes) = match &self.birth {
+            Birth::Fresh => return None,
+            Birth::Probe(trial) => (&trial.will, true),
+            Birth::Heir(heir) => (&heir.will, false),
+        };
+        let (path, file) = will.log.as_ref()?;
+        if around::log_path(config) != Some(path) {
+            return None;
+        }
+        match file {
+            None if probes => std::io::stderr().as_fd().try_clone_to_owned().ok(),
+            file => file.as_ref()?.try_clone().ok(),
+        }
+    }
+
     /// The configuration is wrong, or there is none.
     fn refuse<S: Server>(&self, server: &mut S, error: &Error) -> ExitCode {
         match &self.birth {
@@ -159,18 +178,26 @@ impl Start {
 fn begin<S: Server>(mut server: S, mut config: Config, start: Start) -> ExitCode {
     config.set_born(matches!(start.birth, Birth::Probe(_)), !matches!(start.birth, Birth::Fresh));
     // When the last reference goes, at the end, the last lines are written.
-    let logger = match config.validate().and_then(|()| logging::install(&config.log)) {
+    let logger =
+        config.validate().and_then(|()| logging::install_with(&config.log, start.log_to_go_on(&config)));
+    let logger = match logger {
         Ok(logger) => logger.map(Rc::new),
         Err(error) => return start.refuse(&mut server, &error),
     };
     let panics = panic::take_hook();
     log_panics();
     let Start { image, birth, inherited } = start;
-    let around = || Around::new(logger);
+    let around = |config: &Config| Around::new(logger, config);
     let status = match birth {
-        Birth::Fresh => fresh(server, config, image, around()),
+        Birth::Fresh => {
+            let around = around(&config);
+            fresh(server, config, image, around)
+        }
         Birth::Probe(trial) => probe(server, &config, *trial),
-        Birth::Heir(heir) => inherit(server, config, image, *heir, inherited, around()),
+        Birth::Heir(heir) => {
+            let around = around(&config);
+            inherit(server, config, image, *heir, inherited, around)
+        }
     };
     panic::set_hook(panics);
     status

@@ -54,9 +54,10 @@ pub(crate) struct Will {
     pub(crate) began: Duration,
     /// The configuration file as the probe had read it.
     pub(crate) conf: Option<(PathBuf, String)>,
-    pub(crate) pid_file: Option<OwnedFd>,
-    pub(crate) status_file: Option<OwnedFd>,
-    pub(crate) log_file: Option<OwnedFd>,
+    /// The pid file and the status file.
+    pub(crate) pid_files: Option<[OwnedFd; 2]>,
+    /// The log file: its path, and its descriptor, which a probe does not get.
+    pub(crate) log: Option<(PathBuf, Option<OwnedFd>)>,
     pub(crate) listeners: Vec<Described>,
 }
 
@@ -145,14 +146,20 @@ impl Will {
         image.set_paths(program, process.option(StateReader::bytes)?);
         let (generation, began) = (process.u64()?, process.duration()?);
         let conf = process.option(|from| Ok((path_of(from.bytes()?), from.text()?.to_owned())))?;
-        let mut descriptor = || -> Result<Option<OwnedFd>> {
-            let number = process.option(StateReader::u32)?;
+        let mut descriptor = |number: u32| {
             let fail = |error| Error::with_source(ErrorKind::State, "a file of the process flow", error);
-            number.map(|fd| take(RawFd::try_from(fd).unwrap_or(-1)).map_err(fail)).transpose()
+            take(RawFd::try_from(number).unwrap_or(-1)).map_err(fail)
         };
-        let (pid_file, status_file, log_file) = (descriptor()?, descriptor()?, descriptor()?);
+        let pid_files = match process.option(|from| Ok([from.u32()?, from.u32()?]))? {
+            Some([pid_file, status_file]) => Some([descriptor(pid_file)?, descriptor(status_file)?]),
+            None => None,
+        };
+        let log = match process.option(|from| Ok((path_of(from.bytes()?), from.option(StateReader::u32)?)))? {
+            Some((path, number)) => Some((path, number.map(descriptor).transpose()?)),
+            None => None,
+        };
         let listeners = there.list(listeners::read)?;
-        Ok(Self { generation, began, conf, pid_file, status_file, log_file, listeners })
+        Ok(Self { generation, began, conf, pid_files, log, listeners })
     }
 }
 

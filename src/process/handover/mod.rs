@@ -20,7 +20,7 @@ use super::image::Image;
 use crate::config::RestartConfig;
 use crate::mux::{Mux, Server};
 use crate::{Error, ErrorKind, Result, sys};
-use succession::Stays;
+use succession::{Files, Stays};
 use trial::{Approved, Probe};
 
 /// Restarts, as the image that serves sees them.
@@ -124,7 +124,8 @@ impl Restart {
 
     fn probe<S: Server>(&self, mux: &mut Mux<S>, around: &Around) -> Result<Probe> {
         let state = mux.state(SAMPLE_CONNS);
-        let packed = succession::pack_state(&state, self, mux, None, around);
+        let files = Files { pid_files: None, log: around.log(false) };
+        let packed = succession::pack_state(&state, self, mux, None, &files);
         let descriptors: Vec<BorrowedFd<'_>> =
             mux.listeners().filter_map(|(listener, _)| listener.descriptor()).collect();
         let probe = Probe::start(&self.image, &packed, &descriptors)?;

@@ -9,6 +9,8 @@
 use std::ffi::CString;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::birth::{
@@ -54,8 +56,9 @@ pub(super) fn hand_over<S: Server>(
         Stays::Stopped
     } else {
         let alone = threads && logging && sys::thread_count().is_none_or(|count| count == 1);
-        match prepare(mux, restart, approved, around) {
-            Ok(memory) => Succession { restart, approved, alone, memory }.run(mux, around),
+        let files = Files { pid_files: around.pid_files(), log: around.log(true) };
+        match prepare(mux, restart, approved, &files) {
+            Ok(memory) => Succession { restart, approved, files, alone, memory }.run(mux, around),
             Err(error) => Stays::Kept(error),
         }
     };
@@ -69,11 +72,11 @@ fn prepare<S: Server>(
     mux: &mut Mux<S>,
     restart: &Restart,
     approved: &Approved,
-    around: &Around,
+    files: &Files<'_>,
 ) -> Result<OwnedFd> {
     let fail = |error| Error::with_source(ErrorKind::Io, "the state cannot be written", error);
     let state = mux.state(usize::MAX);
-    let packed = pack_state(&state, restart, mux, Some(approved), around);
+    let packed = pack_state(&state, restart, mux, Some(approved), files);
     let most = restart.limits.state_max_bytes;
     if packed.len() > most {
         return Err(Error::new(
@@ -91,7 +94,7 @@ pub(super) fn pack_state<S: Server>(
     restart: &Restart,
     mux: &Mux<S>,
     approved: Option<&Approved>,
-    around: &Around,
+    files: &Files<'_>,
 ) -> Vec<u8> {
     let mut process = StateWriter::new();
     let (program, directory) = restart.image.paths();
@@ -100,14 +103,18 @@ pub(super) fn pack_state<S: Server>(
     });
     process.u64(restart.generation).duration(restart.began);
     process.option(approved.and_then(|approved| approved.conf.as_ref()), |out, (path, text)| {
-        use std::os::unix::ffi::OsStrExt as _;
         out.bytes(path.as_os_str().as_bytes()).text(text);
     });
-    for file in if approved.is_some() { around.files() } else { [None, None, None] } {
-        process.option(file, |out, file| {
+    process.option(files.pid_files, |out, files| {
+        for file in files {
+            out.u32(file.as_raw_fd().unsigned_abs());
+        }
+    });
+    process.option(files.log.as_ref(), |out, (path, file)| {
+        out.bytes(path.as_os_str().as_bytes()).option(file.as_ref(), |out, file| {
             out.u32(file.as_raw_fd().unsigned_abs());
         });
-    }
+    });
     let mut there = StateWriter::new();
     let added = approved.into_iter().flat_map(|approved| &approved.added).map(|kept| (&kept.listener, false));
     there.list(mux.listeners().chain(added), |out, (listener, paused)| {
@@ -131,9 +138,26 @@ pub(super) fn pack_state<S: Server>(
     pack(&sections)
 }
 
+/// Open files that go along beside the sockets.
+#[derive(Debug)]
+pub(super) struct Files<'a> {
+    /// The pid file and the status file.
+    pub(super) pid_files: Option<[BorrowedFd<'a>; 2]>,
+    /// The path of the log file, and its descriptor.
+    pub(super) log: Option<(&'a Path, Option<OwnedFd>)>,
+}
+
+impl Files<'_> {
+    fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let log = self.log.iter().filter_map(|(_, file)| file.as_ref().map(AsFd::as_fd));
+        self.pid_files.into_iter().flatten().chain(log)
+    }
+}
+
 struct Succession<'a> {
     restart: &'a Restart,
     approved: &'a Approved,
+    files: Files<'a>,
     /// No other thread runs, so that a copy of this process is whole.
     alone: bool,
     memory: OwnedFd,
@@ -166,7 +190,7 @@ impl Succession<'_> {
                 ));
             }
         }
-        let error = self.exec(mux, link.as_ref(), around);
+        let error = self.exec(mux, link.as_ref());
         if let Some(link) = &link {
             link.dismiss();
         }
@@ -252,11 +276,11 @@ impl Succession<'_> {
     }
 
     /// Runs the next image in this process; the error if it cannot be.
-    fn exec<S: Server>(&self, mux: &Mux<S>, link: Option<&Link>, around: &Around) -> io::Error {
+    fn exec<S: Server>(&self, mux: &Mux<S>, link: Option<&Link>) -> io::Error {
         let memory = self.memory.as_fd();
         let mut passed: Vec<BorrowedFd<'_>> = vec![memory];
         passed.extend(link.iter().flat_map(|link| [link.commit.as_fd(), link.gone.as_fd()]));
-        passed.extend(around.files().into_iter().flatten());
+        passed.extend(self.files.descriptors());
         passed.extend(self.approved.added.iter().filter_map(|kept| kept.listener.descriptor()));
         passed.extend(mux.listeners().filter_map(|(listener, _)| listener.descriptor()));
         passed.extend(mux.descriptors());
