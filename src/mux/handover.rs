@@ -95,6 +95,11 @@ impl<S: Server> Mux<S> {
         self.conns.settle_timers();
     }
 
+    /// Whether the loop is about to end, or drains everybody before it does.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.conns.stop.is_some() || self.conns.drain || !self.ending.is_none()
+    }
+
     /// From now on no client is taken and no input read, so that what runs on other threads can come to its end.
     pub(crate) fn rest_for_handover(&mut self, rest: bool) {
         self.resting = rest;
@@ -361,7 +366,8 @@ impl<S: Server> Mux<S> {
         if let Some(left) = saved.deadline {
             wishes.push((TimerKey::Deadline(id), clock.at + left));
         }
-        if let Some(left) = saved.guard {
+        // Those of an open connection follow from its limits, which may be others now.
+        if let Some(left) = saved.guard.filter(|_| saved.phase > Phase::Open) {
             wishes.push((TimerKey::Guard(id), clock.at + left));
         }
         let mut stand_in = None;
@@ -389,7 +395,15 @@ impl<S: Server> Mux<S> {
     /// Registers every connection that was restored, and puts it on the lists that it belongs to.
     fn take_up(&mut self) -> Result<()> {
         let conns = &mut self.conns;
+        let (now, idle) = (conns.now, conns.limits.idle_time.is_some());
+        let mut open = Vec::new();
         for (id, conn) in conns.slots.iter_mut() {
+            if conn.phase == Phase::Open {
+                if idle && !conn.eof_seen {
+                    conn.rare().heard.get_or_insert(now);
+                }
+                open.push(id);
+            }
             if let Some(stream) = conn.stream.as_mut() {
                 conns.metrics.registrations += 1;
                 conns.registry.register(stream, id.token(), super::conns::INTEREST).map_err(|error| {
@@ -407,6 +421,7 @@ impl<S: Server> Mux<S> {
                 conns.lists.woken.push(id);
             }
         }
+        open.into_iter().for_each(|id| conns.guard_open(id));
         Ok(())
     }
 

@@ -82,7 +82,7 @@ pub(super) struct SavedConn<'a> {
     peer: Option<Peer>,
     state: Option<StateReader<'a>>,
     kind: StreamKind,
-    phase: Phase,
+    pub(super) phase: Phase,
     write_side: WriteSide,
     flags: u32,
     input: Option<(&'a [u8], u8, u32)>,

@@ -317,9 +317,12 @@ fn inherit<S: Server>(
     let generation = heir.will.generation + 1;
     let mut restart =
         Restart::new(image, config.restart.clone(), config.limits.clone(), generation, heir.will.began);
+    log::info!("restart {generation} done; {} connections go on", mux.conns().metrics().open);
+    if standby.is_none() && sys::own_pid() != 1 {
+        log::warn!("restart {generation} had no standby to go back to: other threads were running");
+    }
     restart.settle(&mux, &around, standby, removed);
     drop(heir);
-    log::info!("restart {generation} done; {} connections go on", mux.conns().metrics().open);
     serve(mux, &config, restart, around)
 }
 

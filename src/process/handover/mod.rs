@@ -136,7 +136,14 @@ impl Restart {
 
     /// Something that this waits for has come, or its time is over.
     pub(super) fn woken<S: Server>(&mut self, mux: &mut Mux<S>, around: &Around) {
-        match std::mem::replace(&mut self.stage, Stage::Idle) {
+        let stage = std::mem::replace(&mut self.stage, Stage::Idle);
+        if mux.is_ending() {
+            // The end comes first; a probe that is dropped is ended.
+            self.again = false;
+            mux.rest_for_handover(false);
+            return;
+        }
+        match stage {
             Stage::Idle => {}
             Stage::Probing(probe, until) => self.see_probe(mux, around, probe, until),
             Stage::Resting(approved, until) => self.see_rest(mux, around, approved, until),
@@ -217,7 +224,7 @@ impl Restart {
 
     /// This image goes on as it was.
     fn failed<S: Server>(&self, mux: &mut Mux<S>, around: &Around, error: &Error) {
-        log::error!("restart failed, nothing has changed: {}", error.chain());
+        log::error!("restart failed, this image goes on: {}", error.chain());
         around.restart_failed(&error.chain());
         mux.call_hook("restart_failed_hook", |server, room| server.restart_failed_hook(room, error));
     }
