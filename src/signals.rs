@@ -64,6 +64,17 @@ impl fmt::Display for Signal {
     }
 }
 
+/// Sees to it that the status of a child can be had, also when this process was started with SIGCHLD ignored, which
+/// would throw it away: the signal is caught and does nothing. Programs that are started from here begin with its
+/// default.
+///
+/// # Errors
+/// The system refuses a handler.
+#[cfg(all(feature = "config", feature = "daemon"))]
+pub(crate) fn keep_children() -> io::Result<()> {
+    signal_hook::flag::register(signal_hook::consts::SIGCHLD, Arc::new(AtomicBool::new(false))).map(drop)
+}
+
 /// The process's signals, as a source of events.
 ///
 /// While one exists, the signals of [`Signal`] have no effect but to be [`pending`](Signals::pending) here. SIGPIPE

@@ -21,7 +21,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::served::{Served, long_form, round_trip, wait_until};
-use common::{Child, Client, Missed, example};
+use common::{Child, Client, Missed, complains, example};
 use lineplex::config::{Limits, ListenAt};
 use lineplex::{Context, Input, Mux, MuxCallback, Peer, Server};
 
@@ -511,11 +511,6 @@ fn closed_because_of(call: &str, error: &str) -> Option<Vec<String>> {
     round_trip(&mut other, "unharmed");
     strace.detach();
     Some(echo.stop())
-}
-
-/// Whether there is a line that a log without trouble does not have.
-fn complains(log: &[String]) -> bool {
-    log.iter().any(|line| line.contains(" error ") || line.contains(" warn "))
 }
 
 /// The count of sleeps after which the server sleeps on.

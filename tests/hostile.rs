@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::served::{Served, long_form, round_trip, wait_until};
-use common::{Client, DEADLINE, example};
+use common::{Client, DEADLINE, complains, example};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 /// Their resets come while they stand in the queue: accept hands out connections that are dead already.
@@ -281,9 +281,4 @@ fn a_storm_of_signals_harms_nobody_and_the_last_one_still_counts() {
         echo.control_is_fine();
     }
     echo.stop();
-}
-
-/// Whether there is a line that a log without trouble does not have.
-fn complains(log: &[String]) -> bool {
-    log.iter().any(|line| line.contains(" error ") || line.contains(" warn "))
 }

@@ -15,7 +15,6 @@ use std::cell::Cell;
 use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::fchown;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
@@ -147,23 +146,26 @@ impl Logger {
 
     /// A duplicate of the open log file, for an image that takes this one's place ([`install_with`]); `None` where the
     /// log is no file. To be asked for after [`Logger::stop`], when no reopen is under way any more.
-    #[allow(dead_code, reason = "a restart carries it")]
+    #[cfg_attr(
+        not(all(feature = "config", feature = "signals", feature = "daemon")),
+        allow(dead_code, reason = "only the process flow restarts")
+    )]
     pub(crate) fn carried(&self) -> Option<OwnedFd> {
         let log = self.writer.as_ref()?.file()?;
         log.file.as_fd().try_clone_to_owned().ok()
     }
 
-    /// Gives the log file to the user and the group that the server goes on as, so that they can open it again. Only a
-    /// file that this log has made: one that was there before may be anything that somebody put in its place.
+    /// Gives the log file, if the log is one, to the user and the group that the server goes on as, so that they can open
+    /// it again. False when it stays as it is, because the path is a symbolic link or the file has another name:
+    /// somebody who may write in the directory could have put any file there.
     ///
     /// # Errors
-    /// What `fchown(2)` says.
-    #[allow(dead_code, reason = "a change of user needs it")]
-    pub(crate) fn give_to(&self, uid: u32, gid: u32) -> io::Result<()> {
-        match self.writer.as_ref().and_then(|writer| writer.file()) {
-            Some(log) if log.is_new => fchown(&log.file, Some(uid), Some(gid)),
-            _ => Ok(()),
-        }
+    /// What the system says to the look at the path, or to `fchown(2)`.
+    #[cfg(feature = "daemon")]
+    #[cfg_attr(not(all(feature = "config", feature = "signals")), allow(dead_code, reason = "the flow's"))]
+    pub(crate) fn give_to(&self, uid: Option<u32>, gid: Option<u32>) -> io::Result<bool> {
+        let log = self.writer.as_ref().and_then(|writer| writer.file());
+        log.map_or(Ok(true), |log| log.give_to(uid, gid))
     }
 
     /// Waits until everything logged so far is written, `deadline` at most; whether it is.

@@ -27,10 +27,7 @@ pub(super) struct Output {
 enum Kind {
     /// Opened at the first line, and again after a reopen, because a daemon redirects descriptor 2.
     Stderr(Option<Stderr>),
-    File {
-        path: PathBuf,
-        log: LogFile,
-    },
+    File(LogFile),
     Syslog(Receiver),
     Journald(Receiver),
 }
@@ -47,8 +44,7 @@ struct Stderr {
 #[derive(Clone, Debug)]
 pub(super) struct LogFile {
     pub(super) file: Arc<File>,
-    /// It was not there before.
-    pub(super) is_new: bool,
+    path: PathBuf,
 }
 
 /// A socket that takes one datagram a line.
@@ -73,11 +69,11 @@ impl Output {
                     (Ok(log), _) => log,
                     (Err(cause), Some(fd)) => {
                         excuse = Some(cannot_open(&path, cause).chain());
-                        LogFile { file: Arc::new(File::from(fd)), is_new: false }
+                        LogFile { file: Arc::new(File::from(fd)), path }
                     }
                     (Err(cause), None) => return Err(cannot_open(&path, cause)),
                 };
-                Kind::File { path, log }
+                Kind::File(log)
             }
             LogTarget::Syslog { socket, ident, facility } => {
                 Kind::Syslog(Receiver::open(socket, ident, *facility)?)
@@ -92,14 +88,13 @@ impl Output {
     /// A log on an open file, under `path` when it is reopened.
     #[cfg(test)]
     pub(super) fn of(file: File, path: impl Into<PathBuf>) -> Self {
-        let log = LogFile { file: Arc::new(file), is_new: false };
-        Self { kind: Kind::File { path: path.into(), log }, torn: false }
+        Self { kind: Kind::File(LogFile { file: Arc::new(file), path: path.into() }), torn: false }
     }
 
     /// The open file, where the log is one.
     pub(super) fn file(&self) -> Option<LogFile> {
         match &self.kind {
-            Kind::File { log, .. } => Some(log.clone()),
+            Kind::File(log) => Some(log.clone()),
             _ => None,
         }
     }
@@ -108,9 +103,10 @@ impl Output {
     pub(super) fn reopen(&mut self) -> io::Result<()> {
         match &mut self.kind {
             Kind::Stderr(stderr) => *stderr = None,
-            Kind::File { path, log } => {
-                *log = LogFile::open(path).map_err(|cause| {
-                    io::Error::new(cause.kind(), format!("cannot reopen the log {}: {cause}", path.display()))
+            Kind::File(log) => {
+                *log = LogFile::open(&log.path).map_err(|cause| {
+                    let path = log.path.display();
+                    io::Error::new(cause.kind(), format!("cannot reopen the log {path}: {cause}"))
                 })?;
                 self.torn = false;
             }
@@ -131,7 +127,7 @@ impl Output {
                 let text = if stderr.is_journal { line.format_prefixed() } else { line.format() };
                 write_line(&stderr.file, &mut self.torn, &text, hurry)
             }
-            Kind::File { log, .. } => write_line(&log.file, &mut self.torn, &line.format(), hurry),
+            Kind::File(log) => write_line(&log.file, &mut self.torn, &line.format(), hurry),
             Kind::Syslog(receiver) => {
                 let text = line.format_syslog(receiver.facility, &receiver.ident);
                 receiver.send(text.as_bytes())
@@ -165,17 +161,25 @@ fn is_journal(file: &File, stream: Option<OsString>) -> bool {
 }
 
 impl LogFile {
+    /// See [`Logger::give_to`](super::Logger::give_to).
+    #[cfg(feature = "daemon")]
+    pub(super) fn give_to(&self, uid: Option<u32>, gid: Option<u32>) -> io::Result<bool> {
+        let opened = self.file.metadata()?;
+        if !opened.is_file() {
+            return Ok(true);
+        }
+        let found = std::fs::symlink_metadata(&self.path)?;
+        if (found.dev(), found.ino(), found.nlink()) != (opened.dev(), opened.ino(), 1) {
+            return Ok(false);
+        }
+        std::os::unix::fs::fchown(&*self.file, uid, gid).map(|()| true)
+    }
+
     fn open(path: &Path) -> io::Result<Self> {
+        // A terminal that is logged to must not become the terminal of a daemon, and with it its signals.
         let mut options = OpenOptions::new();
-        options.append(true).mode(FILE_MODE);
-        let (file, is_new) = match options.clone().create_new(true).open(path) {
-            Ok(file) => (file, true),
-            Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {
-                (options.create(true).open(path)?, false)
-            }
-            Err(cause) => return Err(cause),
-        };
-        Ok(Self { file: Arc::new(file), is_new })
+        options.append(true).create(true).mode(FILE_MODE).custom_flags(libc::O_NOCTTY);
+        Ok(Self { file: Arc::new(options.open(path)?), path: path.to_owned() })
     }
 }
 

@@ -275,31 +275,35 @@ fn a_path_that_opens_is_preferred_to_the_carried_descriptor() {
 fn only_a_file_is_carried() {
     let (_sink, logger) = open(&collecting(4).1);
     assert!(logger.carried().is_none());
-    logger.give_to(0, 0).unwrap();
     let (_sink, logger) = open(&LogConfig::default());
     assert!(logger.carried().is_none());
 }
 
+#[cfg(feature = "daemon")]
 #[test]
-fn a_file_that_the_log_made_is_given_away_and_one_that_was_there_is_not() {
+fn a_log_file_is_given_away_unless_its_path_is_a_link_or_it_has_another_name() {
     use std::os::unix::fs::MetadataExt;
 
-    let path = temporary("given");
+    let (path, link) = (temporary("given"), temporary("link"));
     let owner = || fs::metadata(&path).map(|found| (found.uid(), found.gid())).unwrap();
     let (_sink, logger) = open(&to_file(&path));
-    let ours = owner();
-    if ours.0 != 0 {
+    if owner().0 != 0 {
         println!("skipped: only root can give files away");
         return;
     }
-    logger.give_to(4242, 4243).unwrap();
+    assert!(logger.give_to(Some(4242), Some(4243)).unwrap());
     assert_eq!(owner(), (4242, 4243));
-    drop(logger);
 
-    let (_sink, logger) = open(&to_file(&path));
-    logger.give_to(4244, 4245).unwrap();
-    assert_eq!(owner(), (4242, 4243), "it was there before");
-    fs::remove_file(&path).unwrap();
+    fs::hard_link(&path, &link).unwrap();
+    assert!(!logger.give_to(Some(0), None).unwrap(), "it has another name");
+    fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    let (_sink, logger) = open(&to_file(&link));
+    assert!(!logger.give_to(Some(0), None).unwrap(), "its path is a link");
+    assert_eq!(owner(), (4242, 4243));
+    for path in [path, link] {
+        fs::remove_file(path).unwrap();
+    }
 }
 
 /// The only test that touches the process's logger.

@@ -1,4 +1,4 @@
-//! What stands around the loop in the process: the log, the service manager.
+//! What stands around the loop in the process: the log, the pid file, the service manager.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -7,6 +7,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::notify::Notify;
+use super::pid_file::PidFile;
+use super::status::Status;
 use crate::config::{Config, LogTarget};
 use crate::logging::Logger;
 use crate::mux::{Mux, Server};
@@ -18,6 +20,7 @@ pub(super) struct Around {
     /// None where the application has its own.
     pub(super) logger: Option<Rc<Logger>>,
     log_path: Option<PathBuf>,
+    pid_file: Option<PidFile>,
     notify: Notify,
     /// When the service manager's watchdog is to hear of us.
     ping: Option<Instant>,
@@ -27,7 +30,12 @@ impl Around {
     pub(super) fn new(logger: Option<Rc<Logger>>, config: &Config) -> Self {
         let notify = Notify::from_env();
         let ping = notify.watchdog_period().map(|_| Instant::now());
-        Self { logger, log_path: log_path(config).map(Path::to_owned), notify, ping }
+        Self { logger, log_path: log_path(config).map(Path::to_owned), pid_file: None, notify, ping }
+    }
+
+    /// From now on the pid file is this process's, which removes it at its end.
+    pub(super) fn hold(&mut self, pid_file: Option<PidFile>) {
+        self.pid_file = pid_file;
     }
 
     /// The first turn is next.
@@ -65,9 +73,9 @@ impl Around {
         }
     }
 
-    /// The pid file and the status file, open.
-    pub(super) fn pid_files(&self) -> Option<[BorrowedFd<'_>; 2]> {
-        None
+    /// The path of the pid file, and its descriptor and that of the status file.
+    pub(super) fn pid_files(&self) -> Option<(&Path, [BorrowedFd<'_>; 2])> {
+        self.pid_file.as_ref().map(|pid_file| (pid_file.path(), pid_file.descriptors()))
     }
 
     /// The log file, if there is one, and, when no thread writes to it any more, its descriptor.
@@ -79,11 +87,29 @@ impl Around {
 
     /// A restart has begun.
     pub(super) fn restart_begins(&self) {
+        self.write_status(|status| status.busy = true);
         self.notify.reloading("restart: trying the new image");
     }
 
     /// This image has taken over, and the one before is gone.
-    pub(super) fn restart_succeeded<S: Server>(&self, mux: &Mux<S>, generation: u64, removed: &[String]) {
+    pub(super) fn restart_succeeded<S: Server>(
+        &self,
+        mux: &Mux<S>,
+        generation: u64,
+        began: Duration,
+        removed: &[String],
+    ) {
+        let message = format!("restart {generation} done");
+        self.write_status(|status| {
+            *status = Status {
+                generation,
+                restarts_started: began,
+                busy: false,
+                ok: true,
+                message,
+                ..status.clone()
+            };
+        });
         for name in removed {
             self.notify.unstore(name);
         }
@@ -92,7 +118,11 @@ impl Around {
     }
 
     /// This image goes on.
-    pub(super) fn restart_failed(&self, why: &str) {
+    pub(super) fn restart_failed(&self, began: Duration, why: &str) {
+        let message = why.to_owned();
+        self.write_status(|status| {
+            *status = Status { restarts_started: began, busy: false, ok: false, message, ..status.clone() };
+        });
         self.notify.reloaded(&format!("serving; the last restart failed: {why}"));
     }
 
@@ -120,7 +150,19 @@ impl Around {
 
     /// This process was the standby and is the server now.
     pub(super) fn took_over(&self) {
+        if let Some(Err(error)) = self.pid_file.as_ref().map(|pid_file| pid_file.rewrite(std::process::id()))
+        {
+            log::error!("the pid file cannot be written: {error}");
+        }
         self.notify.main_pid(sys::own_pid().unsigned_abs(), true);
+    }
+
+    fn write_status(&self, change: impl FnOnce(&mut Status)) {
+        if let Some(pid_file) = &self.pid_file {
+            let mut status = pid_file.status().unwrap_or_default();
+            change(&mut status);
+            pid_file.write_status(&status);
+        }
     }
 
     /// No thread may be left for the moment of a restart; false if one is.
@@ -132,6 +174,15 @@ impl Around {
     pub(super) fn resume_threads(&self) {
         if let Some(logger) = &self.logger {
             logger.resume();
+        }
+    }
+}
+
+impl Drop for Around {
+    /// The end, of whatever kind: the pid file goes.
+    fn drop(&mut self) {
+        if let Some(pid_file) = self.pid_file.take() {
+            pid_file.remove();
         }
     }
 }

@@ -8,14 +8,16 @@
 #[allow(dead_code, reason = "the listeners come next")]
 mod activation;
 mod around;
+mod control;
+mod daemon;
 mod handover;
 mod image;
+mod life;
 #[allow(dead_code, reason = "the listeners come next")]
 #[cfg_attr(not(feature = "systemd"), path = "notify/off.rs")]
 mod notify;
-#[allow(dead_code, reason = "used from the next step of the flow on")]
 mod pid_file;
-#[allow(dead_code, reason = "used from the next step of the flow on")]
+mod privileges;
 mod status;
 
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -35,6 +37,8 @@ use crate::{Error, ErrorKind, Result};
 use around::Around;
 use handover::{Birth, Heir, Restart, Sorted, Trial};
 use image::Image;
+use life::Life;
+use pid_file::PidFile;
 
 /// Runs `server` until it is stopped: reads the command line and the configuration file, opens the listeners,
 /// serves, and closes. The answer is for `main` to return.
@@ -177,40 +181,54 @@ impl Start {
 /// The configuration is there: what this process is for.
 fn begin<S: Server>(mut server: S, mut config: Config, start: Start) -> ExitCode {
     config.set_born(matches!(start.birth, Birth::Probe(_)), !matches!(start.birth, Birth::Fresh));
-    // When the last reference goes, at the end, the last lines are written.
-    let logger =
-        config.validate().and_then(|()| logging::install_with(&config.log, start.log_to_go_on(&config)));
-    let logger = match logger {
-        Ok(logger) => logger.map(Rc::new),
+    if let (Some(control), Birth::Fresh) = (config.control(), &start.birth) {
+        return control::run(control, &config);
+    }
+    let begun = config.validate().and_then(|()| match start.birth {
+        Birth::Fresh => Life::begin(&config).map(Some),
+        Birth::Probe(_) | Birth::Heir(_) => Ok(None),
+    });
+    // No line is logged before: the log's thread must not exist when the process goes into the background.
+    let begun = begun.and_then(|life| {
+        let logger = logging::install_with(&config.log, start.log_to_go_on(&config))?;
+        Ok((life, logger.map(Rc::new)))
+    });
+    let (life, logger) = match begun {
+        Ok(begun) => begun,
         Err(error) => return start.refuse(&mut server, &error),
     };
     let panics = panic::take_hook();
     log_panics();
+    // When the last reference to the log goes, at the end, the last lines are written.
+    let around = Around::new(logger.clone(), &config);
     let Start { image, birth, inherited } = start;
-    let around = |config: &Config| Around::new(logger, config);
-    let status = match birth {
-        Birth::Fresh => {
-            let around = around(&config);
-            fresh(server, config, image, around)
-        }
-        Birth::Probe(trial) => probe(server, &config, *trial),
-        Birth::Heir(heir) => {
-            let around = around(&config);
-            inherit(server, config, image, *heir, inherited, around)
-        }
+    let status = match (birth, life) {
+        (Birth::Fresh, Some(life)) => fresh(server, config, image, life, around),
+        (Birth::Probe(trial), _) => probe(server, &config, *trial),
+        (Birth::Heir(heir), _) => inherit(server, config, image, *heir, inherited, around),
+        (Birth::Fresh, None) => unreachable!("a fresh process has a life"),
     };
     panic::set_hook(panics);
+    drop(logger);
     status
 }
 
 /// A server that somebody has started.
-fn fresh<S: Server>(mut server: S, config: Config, image: Image, around: Around) -> ExitCode {
-    let (listeners, signals) = match prepare(&mut server, &config) {
+fn fresh<S: Server>(
+    mut server: S,
+    mut config: Config,
+    image: Image,
+    mut life: Life,
+    mut around: Around,
+) -> ExitCode {
+    config.listen = life.listen(&config);
+    let (listeners, signals) = match prepare(&mut server, &config, &life, &mut around) {
         Ok(Some(prepared)) => prepared,
         Ok(None) => return ExitCode::SUCCESS,
         Err(error) => return fatal(&mut server, &error),
     };
     let restart = Restart::new(image, config.restart.clone(), config.limits.clone(), 0, Duration::ZERO);
+    // The soft limit of descriptors is raised here, which needs no privileges.
     let mut mux = match Mux::new(server, config.limits.clone()) {
         Ok(mux) => mux,
         Err(error) => {
@@ -228,23 +246,34 @@ fn fresh<S: Server>(mut server: S, config: Config, image: Image, around: Around)
     for (_, addr) in mux.conns().local_addrs() {
         log::info!("listening on {addr}; try: {}", addr.hint());
     }
+    if let Err(error) = life.ready() {
+        return fatal(mux.server(), &error);
+    }
     around.serves(&mux);
     serve(mux, &config, restart, around)
 }
 
 /// Everything before the loop; none if there shall be no loop.
-fn prepare<S: Server>(server: &mut S, config: &Config) -> Result<Option<(Vec<Listener>, Signals)>> {
+fn prepare<S: Server>(
+    server: &mut S,
+    config: &Config,
+    life: &Life,
+    around: &mut Around,
+) -> Result<Option<(Vec<Listener>, Signals)>> {
     // First of all: a signal that comes while we start is acted on by the first turn, not by its default.
     let signals = take_signals()?;
+    life.unblock_signals();
     configured(server, config)?;
     if config.check_only() {
         println!("the configuration is valid");
         return Ok(None);
     }
+    around.hold(config.process.pid_file.as_deref().map(PidFile::create).transpose()?);
     log::info!("{} starting, pid {}", program(), std::process::id());
     server.pre_bind_hook(config)?;
     let listeners = Listener::bind_all(&config.listen, &config.limits)?;
     server.post_bind_hook(config)?;
+    life.give_up_privileges(around.logger.as_deref())?;
     Ok(Some((listeners, signals)))
 }
 
@@ -300,13 +329,16 @@ fn inherit<S: Server>(
     image: Image,
     mut heir: Heir,
     mut inherited: Inherited,
-    around: Around,
+    mut around: Around,
 ) -> ExitCode {
-    let (mut mux, paths, removed) = match take_up(server, &config, &mut heir, &mut inherited, &around) {
+    let taken = take_up(server, &config, &mut heir, &mut inherited, &around)
+        .and_then(|taken| Ok((taken, heir.pid_file(&config)?)));
+    let ((mut mux, paths, removed), pid_file) = match taken {
         Ok(taken) => taken,
         Err(error) => return give_up(&heir, around.logger.as_deref(), &error),
     };
     let standby = heir.commit();
+    around.hold(pid_file);
     for (listener, path) in mux.listeners_mut().zip(paths) {
         path.into_iter().for_each(|path| listener.own_path(path));
     }

@@ -63,7 +63,6 @@ impl PidFile {
     /// # Errors
     /// [`ErrorKind::Config`]: they are no regular files, or the lock is not ours. That the path leads elsewhere by now is
     /// only a warning: it may be hidden by a chroot.
-    #[allow(dead_code, reason = "for a restarted image")]
     pub(super) fn adopt(file: OwnedFd, status: OwnedFd, path: &Path) -> Result<Self> {
         let (file, status) = (File::from(file), File::from(status));
         for file in [&file, &status] {
@@ -82,13 +81,11 @@ impl PidFile {
     }
 
     /// The descriptors of the pid file and of the status file, for the next image.
-    #[allow(dead_code, reason = "for a restarted image")]
     pub(super) fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
         [self.file.as_fd(), self.status.as_fd()]
     }
 
     /// Where it is.
-    #[allow(dead_code, reason = "for a restarted image")]
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -117,7 +114,6 @@ impl PidFile {
     }
 
     /// What the status file says now; `None` if nothing whole.
-    #[allow(dead_code, reason = "for a restarted image")]
     pub(super) fn status(&self) -> Option<Status> {
         Status::read(&self.status)
     }
@@ -203,6 +199,29 @@ impl Running {
     /// [`ErrorKind::Io`]: the system refuses.
     pub(super) fn holds(&self, path: &Path) -> Result<bool> {
         is_held(path, &self.file)
+    }
+
+    /// The status file of that server.
+    ///
+    /// # Errors
+    /// As [`Found::at`]; [`ErrorKind::Io`] when it is missing.
+    pub(super) fn open_status(&self, path: &Path) -> Result<StatusFile> {
+        let path = status_path(path);
+        let opened = OpenOptions::new().read(true).custom_flags(OPEN_FLAGS).open(&path);
+        let file = opened.map_err(|cause| open_error(&path, cause))?;
+        check(&path, &file)?;
+        Ok(StatusFile(file))
+    }
+}
+
+/// What a server says about its restarts, as others read it.
+#[derive(Debug)]
+pub(super) struct StatusFile(File);
+
+impl StatusFile {
+    /// What it says now; `None` in the middle of a change, and if there is nothing.
+    pub(super) fn read(&self) -> Option<Status> {
+        Status::read(&self.0)
     }
 }
 

@@ -72,7 +72,7 @@ impl Status {
             restarts_started: Duration::from_nanos(number("restarts_started")?),
             busy: number("busy")? != 0,
             ok: number("ok")? != 0,
-            message: value("message")?.to_owned(),
+            message: one_line(value("message")?),
         })
     }
 }

@@ -3,6 +3,7 @@
 //! Thin calls, one system call each as a rule; what they are for, and in which order, is `process`'s business. Only there
 //! with the feature `daemon`.
 
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _};
@@ -10,6 +11,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::FlockArg;
+use nix::sys::signal::SigSet;
 use nix::sys::stat::Mode;
 use nix::unistd::{self, Gid, Group, Uid, User};
 
@@ -19,8 +21,21 @@ pub(crate) struct Account {
     pub(crate) uid: u32,
     /// Its primary group; `None` for a number that the system has no name for.
     pub(crate) gid: Option<u32>,
-    /// All its groups, the primary one too; empty for such a number.
-    pub(crate) groups: Vec<u32>,
+    name: Option<CString>,
+}
+
+impl Account {
+    /// The groups that a process of this user has beside its group `gid`, with that one; only `gid` for a number without
+    /// a name.
+    ///
+    /// # Errors
+    /// Whatever the look-up fails with.
+    pub(crate) fn groups(&self, gid: u32) -> io::Result<Vec<u32>> {
+        match &self.name {
+            Some(name) => groups_of(name, Gid::from_raw(gid)),
+            None => Ok(vec![gid]),
+        }
+    }
 }
 
 /// Real, effective and saved ids of this process.
@@ -49,23 +64,20 @@ pub(crate) fn account(name_or_number: &str) -> io::Result<Account> {
         Some(user) => Some(user),
         None => User::from_uid(Uid::from_raw(uid))?,
     };
-    let Some(user) = user else { return Ok(Account { uid, gid: None, groups: Vec::new() }) };
-    let name = std::ffi::CString::new(user.name)?;
-    let groups = groups_of(&name, user.gid)?;
-    Ok(Account { uid, gid: Some(user.gid.as_raw()), groups })
+    Ok(match user {
+        Some(user) => Account { uid, gid: Some(user.gid.as_raw()), name: Some(CString::new(user.name)?) },
+        None => Account { uid, gid: None, name: None },
+    })
 }
 
 #[cfg(not(target_vendor = "apple"))]
-fn groups_of(name: &std::ffi::CStr, gid: Gid) -> io::Result<Vec<u32>> {
-    let mut groups: Vec<u32> = unistd::getgrouplist(name, gid)?.into_iter().map(Gid::as_raw).collect();
-    groups.sort_unstable();
-    groups.dedup();
-    Ok(groups)
+fn groups_of(name: &CStr, gid: Gid) -> io::Result<Vec<u32>> {
+    Ok(unistd::getgrouplist(name, gid)?.into_iter().map(Gid::as_raw).collect())
 }
 
-/// Where the list cannot be had: the primary group alone.
+/// Where the list cannot be had: that group alone.
 #[cfg(target_vendor = "apple")]
-fn groups_of(_name: &std::ffi::CStr, gid: Gid) -> io::Result<Vec<u32>> {
+fn groups_of(_name: &CStr, gid: Gid) -> io::Result<Vec<u32>> {
     Ok(vec![gid.as_raw()])
 }
 
@@ -233,6 +245,12 @@ pub(crate) fn new_session() -> io::Result<()> {
     Ok(())
 }
 
+/// Lets every signal through to this thread.
+pub(crate) fn unblock_signals() {
+    // It fails only for an operation that does not exist.
+    let _ = SigSet::empty().thread_set_mask();
+}
+
 /// A standard stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stream {
@@ -296,9 +314,12 @@ mod tests {
     fn root_is_an_account_with_a_group_and_a_number_without_a_name_is_one_without() {
         let root = account("root").unwrap();
         assert_eq!((root.uid, root.gid), (0, Some(0)));
-        assert!(root.groups.contains(&0), "{root:?}");
+        assert!(root.groups(0).unwrap().contains(&0), "{root:?}");
+        assert!(root.groups(77).unwrap().contains(&77), "{root:?}");
         assert_eq!(account("0").unwrap(), root);
-        assert_eq!(account("1234567890").unwrap(), Account { uid: 1_234_567_890, gid: None, groups: vec![] });
+        let nobody = account("1234567890").unwrap();
+        assert_eq!(nobody, Account { uid: 1_234_567_890, gid: None, name: None });
+        assert_eq!(nobody.groups(77).unwrap(), [77]);
         assert_eq!((user_name(0), user_name(1_234_567_890)), ("root".to_owned(), "1234567890".to_owned()));
         assert_eq!(account("no such user").unwrap_err().kind(), io::ErrorKind::NotFound);
         assert_eq!(group_name(1_234_567_890), "1234567890");

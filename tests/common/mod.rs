@@ -428,6 +428,12 @@ impl Drop for TempDir {
     }
 }
 
+/// Whether there is a line that a log without trouble does not have. That a server runs as root, as tests may, is none.
+pub(crate) fn complains(log: &[String]) -> bool {
+    let trouble = |line: &&String| line.contains(" error ") || line.contains(" warn ");
+    log.iter().filter(trouble).any(|line| !line.contains("serving as root"))
+}
+
 /// The executable of the example `name`, which `cargo test` builds beside the tests; `cargo test --test NAME` does not.
 #[track_caller]
 pub(crate) fn example(name: &str) -> PathBuf {

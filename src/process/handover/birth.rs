@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use super::listeners::{self, Described};
 use super::trial::Trial;
+use crate::config::Config;
 use crate::mux::LoopReader;
 use crate::process::image::{HANDOVER, Image};
+use crate::process::pid_file::PidFile;
 use crate::state::container::unpack;
 use crate::state::{StateError, StateReader};
 use crate::sys::{self, Inherited};
@@ -54,8 +56,8 @@ pub(crate) struct Will {
     pub(crate) began: Duration,
     /// The configuration file as the probe had read it.
     pub(crate) conf: Option<(PathBuf, String)>,
-    /// The pid file and the status file.
-    pub(crate) pid_files: Option<[OwnedFd; 2]>,
+    /// The path of the pid file, and the descriptors of that and of the status file.
+    pub(crate) pid_files: Option<(PathBuf, [OwnedFd; 2])>,
     /// The log file: its path, and its descriptor, which a probe does not get.
     pub(crate) log: Option<(PathBuf, Option<OwnedFd>)>,
     pub(crate) listeners: Vec<Described>,
@@ -114,6 +116,26 @@ impl Heir {
         self.state.loop_reader()
     }
 
+    /// The pid file, as the image before had it.
+    ///
+    /// # Errors
+    /// It is not what it was.
+    pub(crate) fn pid_file(&mut self, config: &Config) -> Result<Option<PidFile>> {
+        let Some((path, [file, status])) = self.will.pid_files.take() else {
+            if config.process.pid_file.is_some() {
+                log::warn!("pid_file is made only when the server is started anew");
+            }
+            return Ok(None);
+        };
+        if config.process.pid_file.as_ref() != Some(&path) {
+            log::warn!(
+                "the pid file stays {}: it changes only when the server is started anew",
+                path.display()
+            );
+        }
+        PidFile::adopt(file, status, &path).map(Some)
+    }
+
     /// From now on this image serves: nothing may fail any more. Gives what is left of the image before.
     pub(crate) fn commit(&mut self) -> Option<Standby> {
         let standby = self.standby.take()?;
@@ -150,8 +172,8 @@ impl Will {
             let fail = |error| Error::with_source(ErrorKind::State, "a file of the process flow", error);
             take(RawFd::try_from(number).unwrap_or(-1)).map_err(fail)
         };
-        let pid_files = match process.option(|from| Ok([from.u32()?, from.u32()?]))? {
-            Some([pid_file, status_file]) => Some([descriptor(pid_file)?, descriptor(status_file)?]),
+        let pid_files = match process.option(|from| Ok((path_of(from.bytes()?), from.u32()?, from.u32()?)))? {
+            Some((path, pid_file, status)) => Some((path, [descriptor(pid_file)?, descriptor(status)?])),
             None => None,
         };
         let log = match process.option(|from| Ok((path_of(from.bytes()?), from.option(StateReader::u32)?)))? {

@@ -91,7 +91,7 @@ impl Restart {
             Some(standby) if mux.watch(&standby.gone).is_ok() => {
                 self.stage = Stage::Settling(standby, Instant::now() + SETTLE_TIME, 0);
             }
-            _ => around.restart_succeeded(mux, self.generation, &self.removed),
+            _ => around.restart_succeeded(mux, self.generation, self.began, &self.removed),
         }
     }
 
@@ -205,7 +205,7 @@ impl Restart {
     ) {
         if birth::is_gone(&standby.gone) {
             mux.unwatch(&standby.gone);
-            around.restart_succeeded(mux, self.generation, &self.removed);
+            around.restart_succeeded(mux, self.generation, self.began, &self.removed);
             return;
         }
         if Instant::now() < until {
@@ -225,7 +225,7 @@ impl Restart {
     /// This image goes on as it was.
     fn failed<S: Server>(&self, mux: &mut Mux<S>, around: &Around, error: &Error) {
         log::error!("restart failed, this image goes on: {}", error.chain());
-        around.restart_failed(&error.chain());
+        around.restart_failed(self.began, &error.chain());
         mux.call_hook("restart_failed_hook", |server, room| server.restart_failed_hook(room, error));
     }
 }

@@ -105,7 +105,8 @@ pub(super) fn pack_state<S: Server>(
     process.option(approved.and_then(|approved| approved.conf.as_ref()), |out, (path, text)| {
         out.bytes(path.as_os_str().as_bytes()).text(text);
     });
-    process.option(files.pid_files, |out, files| {
+    process.option(files.pid_files, |out, (path, files)| {
+        out.bytes(path.as_os_str().as_bytes());
         for file in files {
             out.u32(file.as_raw_fd().unsigned_abs());
         }
@@ -141,8 +142,8 @@ pub(super) fn pack_state<S: Server>(
 /// Open files that go along beside the sockets.
 #[derive(Debug)]
 pub(super) struct Files<'a> {
-    /// The pid file and the status file.
-    pub(super) pid_files: Option<[BorrowedFd<'a>; 2]>,
+    /// The path of the pid file, and the descriptors of that and of the status file.
+    pub(super) pid_files: Option<(&'a Path, [BorrowedFd<'a>; 2])>,
     /// The path of the log file, and its descriptor.
     pub(super) log: Option<(&'a Path, Option<OwnedFd>)>,
 }
@@ -150,7 +151,7 @@ pub(super) struct Files<'a> {
 impl Files<'_> {
     fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let log = self.log.iter().filter_map(|(_, file)| file.as_ref().map(AsFd::as_fd));
-        self.pid_files.into_iter().flatten().chain(log)
+        self.pid_files.into_iter().flat_map(|(_, files)| files).chain(log)
     }
 }
 
