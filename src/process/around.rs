@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use super::activation::{self, Passed};
 use super::notify::Notify;
 use super::pid_file::PidFile;
 use super::status::Status;
-use crate::config::{Config, LogTarget};
+use crate::config::{Config, ListenAddr, LogTarget};
 use crate::logging::Logger;
 use crate::mux::{Mux, Server};
-use crate::sys;
+use crate::net::Listener;
+use crate::{Result, sys};
 
 /// The parts of the process that take part in its start, its restarts and its end.
 #[derive(Debug)]
@@ -38,6 +40,14 @@ impl Around {
         self.pid_file = pid_file;
     }
 
+    /// Opens the listeners, except those that the service manager has passed.
+    ///
+    /// # Errors
+    /// As [`Listener::bind_all`], and for what was passed and is not what it should be.
+    pub(super) fn open(&self, passed: Passed, config: &Config) -> Result<Vec<Listener>> {
+        activation::listeners(passed, config, &self.notify)
+    }
+
     /// The first turn is next.
     pub(super) fn serves<S: Server>(&self, mux: &Mux<S>) {
         self.store(mux);
@@ -45,8 +55,12 @@ impl Around {
     }
 
     /// The last turn is over.
-    pub(super) fn stops(&self) {
+    pub(super) fn stops(&self, config: &Config) {
         self.notify.stopping();
+        // Their paths are gone: kept for a start that follows, they would be sockets that nobody can reach.
+        for at in config.listen.iter().filter(|at| matches!(at.addr, ListenAddr::Unix { .. })) {
+            self.notify.unstore(&at.name);
+        }
     }
 
     /// Has the manager keep the listeners, should this process crash.

@@ -1,6 +1,7 @@
 //! What only a process that is started does, each thing once: go into the background, give up its privileges, report
 //! that it is ready. An image that a restart puts in the place of another one inherits what is done already.
 
+use super::activation::Passed;
 use super::daemon::Launch;
 use super::privileges::Privileges;
 use crate::config::{Config, ListenAt, LogTarget};
@@ -14,6 +15,7 @@ use crate::sys::daemon::{set_umask, unblock_signals};
 pub(super) struct Life {
     launch: Launch,
     privileges: Privileges,
+    passed: Passed,
 }
 
 impl Life {
@@ -23,7 +25,7 @@ impl Life {
     /// # Errors
     /// [`ErrorKind::Config`] for a user, group or directory that cannot be had, [`ErrorKind::Io`] when the process cannot
     /// go into the background.
-    pub(super) fn begin(config: &Config) -> Result<Self> {
+    pub(super) fn begin(config: &Config, passed: Passed) -> Result<Self> {
         let process = &config.process;
         let privileges = Privileges::resolve(process)?;
         signals::keep_children().map_err(|cause| {
@@ -37,7 +39,7 @@ impl Life {
         } else {
             Launch::foreground()
         };
-        Ok(Self { launch, privileges })
+        Ok(Self { launch, privileges, passed })
     }
 
     /// Lets every signal through, whatever the process was started with; to be called when they are caught.
@@ -48,6 +50,11 @@ impl Life {
     /// The listeners as they are to be opened.
     pub(super) fn listen(&self, config: &Config) -> Vec<ListenAt> {
         self.privileges.own_sockets(&config.listen)
+    }
+
+    /// The descriptors that the service manager has passed, once.
+    pub(super) fn passed(&mut self) -> Passed {
+        std::mem::take(&mut self.passed)
     }
 
     /// Becomes the user that serves; everything that needs more rights has been done.

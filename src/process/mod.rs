@@ -5,7 +5,6 @@
 //! panic does), and answer with the exit status: 0 stopped, 1 could not start or a fatal error, 2 a wrong command line,
 //! anything else what the application asked for.
 
-#[allow(dead_code, reason = "the listeners come next")]
 mod activation;
 mod around;
 mod control;
@@ -13,7 +12,6 @@ mod daemon;
 mod handover;
 mod image;
 mod life;
-#[allow(dead_code, reason = "the listeners come next")]
 #[cfg_attr(not(feature = "systemd"), path = "notify/off.rs")]
 mod notify;
 mod pid_file;
@@ -34,6 +32,7 @@ use crate::net::{Listener, OwnedPath};
 use crate::signals::Signals;
 use crate::sys::{self, Inherited};
 use crate::{Error, ErrorKind, Result};
+use activation::Passed;
 use around::Around;
 use handover::{Birth, Heir, Restart, Sorted, Trial};
 use image::Image;
@@ -110,6 +109,7 @@ pub fn run_with<S: Server>(server: S, config: Config) -> ExitCode {
 struct Start {
     image: Image,
     birth: Birth,
+    passed: Passed,
     inherited: Inherited,
 }
 
@@ -130,7 +130,11 @@ impl Start {
         let mut inherited = Inherited::at_start().map_err(fail)?;
         let mut image = Image::of_process().map_err(fail)?;
         let birth = Birth::of_process(&mut image, &mut inherited).map_err(NoStart)?;
-        Ok(Self { image, birth, inherited })
+        let passed = match birth {
+            Birth::Fresh => Passed::of_process(&mut inherited).map_err(NoStart)?,
+            Birth::Probe(_) | Birth::Heir(_) => Passed::default(),
+        };
+        Ok(Self { image, birth, passed, inherited })
     }
 
     /// Reads the configuration: an heir the bytes that the probe has read; relative paths mean what they meant when the
@@ -179,13 +183,13 @@ impl Start {
 }
 
 /// The configuration is there: what this process is for.
-fn begin<S: Server>(mut server: S, mut config: Config, start: Start) -> ExitCode {
+fn begin<S: Server>(mut server: S, mut config: Config, mut start: Start) -> ExitCode {
     config.set_born(matches!(start.birth, Birth::Probe(_)), !matches!(start.birth, Birth::Fresh));
     if let (Some(control), Birth::Fresh) = (config.control(), &start.birth) {
         return control::run(control, &config);
     }
     let begun = config.validate().and_then(|()| match start.birth {
-        Birth::Fresh => Life::begin(&config).map(Some),
+        Birth::Fresh => Life::begin(&config, std::mem::take(&mut start.passed)).map(Some),
         Birth::Probe(_) | Birth::Heir(_) => Ok(None),
     });
     // No line is logged before: the log's thread must not exist when the process goes into the background.
@@ -201,7 +205,7 @@ fn begin<S: Server>(mut server: S, mut config: Config, start: Start) -> ExitCode
     log_panics();
     // When the last reference to the log goes, at the end, the last lines are written.
     let around = Around::new(logger.clone(), &config);
-    let Start { image, birth, inherited } = start;
+    let Start { image, birth, inherited, .. } = start;
     let status = match (birth, life) {
         (Birth::Fresh, Some(life)) => fresh(server, config, image, life, around),
         (Birth::Probe(trial), _) => probe(server, &config, *trial),
@@ -222,7 +226,7 @@ fn fresh<S: Server>(
     mut around: Around,
 ) -> ExitCode {
     config.listen = life.listen(&config);
-    let (listeners, signals) = match prepare(&mut server, &config, &life, &mut around) {
+    let (listeners, signals) = match prepare(&mut server, &config, &mut life, &mut around) {
         Ok(Some(prepared)) => prepared,
         Ok(None) => return ExitCode::SUCCESS,
         Err(error) => return fatal(&mut server, &error),
@@ -257,7 +261,7 @@ fn fresh<S: Server>(
 fn prepare<S: Server>(
     server: &mut S,
     config: &Config,
-    life: &Life,
+    life: &mut Life,
     around: &mut Around,
 ) -> Result<Option<(Vec<Listener>, Signals)>> {
     // First of all: a signal that comes while we start is acted on by the first turn, not by its default.
@@ -271,7 +275,7 @@ fn prepare<S: Server>(
     around.hold(config.process.pid_file.as_deref().map(PidFile::create).transpose()?);
     log::info!("{} starting, pid {}", program(), std::process::id());
     server.pre_bind_hook(config)?;
-    let listeners = Listener::bind_all(&config.listen, &config.limits)?;
+    let listeners = around.open(life.passed(), config)?;
     server.post_bind_hook(config)?;
     life.give_up_privileges(around.logger.as_deref())?;
     Ok(Some((listeners, signals)))
@@ -417,7 +421,7 @@ fn serve<S: Server>(mut mux: Mux<S>, config: &Config, mut restart: Restart, mut 
             Err(error) => break Err(error),
         }
     };
-    around.stops();
+    around.stops(config);
     let status = match ended {
         Ok((status, closed, cut)) => {
             log::info!("{} closing; clients told goodbye: {closed}, cut off: {cut}", program());

@@ -106,7 +106,13 @@ impl Notify {
 
     /// Has the manager close what was kept for the listener of this name.
     pub(super) fn unstore(&self, listener: &str) {
-        let Some(name) = self.name_in_store(listener) else { return };
+        if let Some(name) = self.name_in_store(listener) {
+            self.forget(&name);
+        }
+    }
+
+    /// The same for a name as the manager has passed it.
+    pub(super) fn forget(&self, name: &str) {
         let name = format!("FDNAME={name}");
         self.tell(&["FDSTOREREMOVE=1", &name].map(NotifyState::Custom));
     }

@@ -42,4 +42,6 @@ impl Notify {
     pub(super) fn store(&self, _listener: &str, _fd: BorrowedFd<'_>) {}
 
     pub(super) fn unstore(&self, _listener: &str) {}
+
+    pub(super) fn forget(&self, _name: &str) {}
 }
