@@ -14,7 +14,7 @@ use crate::config::{Config, ListenAddr, LogTarget};
 use crate::logging::Logger;
 use crate::mux::{Mux, Server};
 use crate::net::Listener;
-use crate::{Result, sys};
+use crate::{Error, Result, sys};
 
 /// The parts of the process that take part in its start, its restarts and its end.
 #[derive(Debug)]
@@ -52,6 +52,11 @@ impl Around {
     pub(super) fn serves<S: Server>(&self, mux: &Mux<S>) {
         self.store(mux);
         self.notify.ready("serving");
+    }
+
+    /// There will be no turn.
+    pub(super) fn fails(&self, error: &Error) {
+        self.notify.status(&error.chain());
     }
 
     /// The last turn is over.

@@ -229,7 +229,10 @@ fn fresh<S: Server>(
     let (listeners, signals) = match prepare(&mut server, &config, &mut life, &mut around) {
         Ok(Some(prepared)) => prepared,
         Ok(None) => return ExitCode::SUCCESS,
-        Err(error) => return fatal(&mut server, &error),
+        Err(error) => {
+            around.fails(&error);
+            return fatal(&mut server, &error);
+        }
     };
     let restart = Restart::new(image, config.restart.clone(), config.limits.clone(), 0, Duration::ZERO);
     // The soft limit of descriptors is raised here, which needs no privileges.
@@ -245,6 +248,7 @@ fn fresh<S: Server>(
         .try_for_each(|listener| mux.add_listener(listener))
         .and_then(|()| set_up(&mut mux, &config, signals, &around));
     if let Err(error) = ready {
+        around.fails(&error);
         return fatal(mux.server(), &error);
     }
     for (_, addr) in mux.conns().local_addrs() {
