@@ -8,8 +8,8 @@
 //!
 //! # An echo server, whole
 //!
-#![cfg_attr(all(feature = "config", feature = "signals"), doc = "```no_run")]
-#![cfg_attr(not(all(feature = "config", feature = "signals")), doc = "```ignore")]
+#![cfg_attr(all(feature = "config", feature = "signals", feature = "daemon"), doc = "```no_run")]
+#![cfg_attr(not(all(feature = "config", feature = "signals", feature = "daemon")), doc = "```ignore")]
 //! use std::io;
 //! use std::process::ExitCode;
 //!
@@ -128,7 +128,12 @@
 //! # Features and portability
 //!
 //! `config` (configuration file, command line, access lists), `signals` and `daemon` (Unix calls) are on by default;
-//! `run` needs the first two. Unix only: Linux is where it is tested. 64-bit only.
+//! `run` needs all three; `systemd` adds what it says to that service manager. Unix only: Linux is where it is tested. 64-bit only.
+
+#![cfg_attr(
+    not(all(feature = "config", feature = "signals", feature = "daemon")),
+    allow(dead_code, unused_imports, reason = "what only the process flow uses")
+)]
 
 #[cfg(feature = "config")]
 pub mod access;

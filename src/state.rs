@@ -7,10 +7,6 @@
 //! length is compared with what is left, nothing is allocated because a number announces it, and no input panics. That
 //! they are the bytes that were written is the container's business, which has a checksum over everything.
 
-#[cfg_attr(
-    not(all(feature = "config", feature = "signals", feature = "daemon")),
-    allow(dead_code, reason = "only the process flow restarts")
-)]
 pub(crate) mod container;
 
 use std::fmt;

@@ -146,10 +146,6 @@ impl Logger {
 
     /// A duplicate of the open log file, for an image that takes this one's place ([`install_with`]); `None` where the
     /// log is no file. To be asked for after [`Logger::stop`], when no reopen is under way any more.
-    #[cfg_attr(
-        not(all(feature = "config", feature = "signals", feature = "daemon")),
-        allow(dead_code, reason = "only the process flow restarts")
-    )]
     pub(crate) fn carried(&self) -> Option<OwnedFd> {
         let log = self.writer.as_ref()?.file()?;
         log.file.as_fd().try_clone_to_owned().ok()
@@ -162,7 +158,6 @@ impl Logger {
     /// # Errors
     /// What the system says to the look at the path, or to `fchown(2)`.
     #[cfg(feature = "daemon")]
-    #[cfg_attr(not(all(feature = "config", feature = "signals")), allow(dead_code, reason = "the flow's"))]
     pub(crate) fn give_to(&self, uid: Option<u32>, gid: Option<u32>) -> io::Result<bool> {
         let log = self.writer.as_ref().and_then(|writer| writer.file());
         log.map_or(Ok(true), |log| log.give_to(uid, gid))

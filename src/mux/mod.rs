@@ -12,17 +12,9 @@ mod conns;
 mod context;
 mod flush;
 mod handle;
-#[cfg_attr(
-    not(all(feature = "config", feature = "signals", feature = "daemon")),
-    allow(dead_code, reason = "only the process flow restarts")
-)]
 mod handover;
 mod offload;
 mod read;
-#[cfg_attr(
-    not(all(feature = "config", feature = "signals", feature = "daemon")),
-    allow(dead_code, reason = "only the process flow restarts")
-)]
 mod saved_conn;
 mod server;
 mod stop;

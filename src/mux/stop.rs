@@ -37,10 +37,6 @@ impl Ending {
         matches!(self, Self::Graceful { .. })
     }
 
-    #[cfg_attr(
-        not(all(feature = "config", feature = "signals", feature = "daemon")),
-        allow(dead_code, reason = "only the process flow restarts")
-    )]
     pub(super) fn is_none(&self) -> bool {
         matches!(self, Self::No)
     }
