@@ -66,7 +66,8 @@ pub enum OnHup {
     /// Restarts the program in place, with the same process id and every connection. In a file: `"handover"`.
     #[default]
     Handover,
-    /// Calls the application's `signal_hook`, which reloads what it likes. In a file: `"reload"`.
+    /// Reads the configuration again, in the same image: the access lists and the tick are taken from it, and what the
+    /// application's `reload_hook` takes; all else stays as it is. In a file: `"reload"`.
     Reload,
     /// Nothing. In a file: `"ignore"`.
     Ignore,

@@ -145,6 +145,20 @@ impl Around {
         self.notify.reloaded(&format!("serving; the last restart failed: {why}"));
     }
 
+    /// The configuration was read again, or was not.
+    pub(super) fn reloaded(&self, began: Duration, result: Result<&str, &Error>) {
+        let message = result.map_or_else(Error::chain, str::to_owned);
+        self.write_status(|status| {
+            *status = Status {
+                restarts_started: began,
+                busy: false,
+                ok: result.is_ok(),
+                message,
+                ..status.clone()
+            };
+        });
+    }
+
     /// The service manager shall watch the standby while this process changes.
     ///
     /// # Errors

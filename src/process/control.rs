@@ -35,13 +35,8 @@ pub(super) fn run(control: Control, config: &Config) -> ExitCode {
 }
 
 fn reload(config: &Config, wait: bool) -> Result<String> {
-    match config.process.on_hup {
-        OnHup::Ignore => return Err(refusal("--reload: on_hup is `ignore`, so nothing would happen")),
-        OnHup::Reload if wait => {
-            let why = "--wait: on_hup is `reload`, and the server cannot know when its application is done";
-            return Err(refusal(why));
-        }
-        OnHup::Handover | OnHup::Reload => {}
+    if config.process.on_hup == OnHup::Ignore {
+        return Err(refusal("--reload: on_hup is `ignore`, so nothing would happen"));
     }
     let (path, running) = find(config, "--reload")?;
     let status = running.open_status(path)?;

@@ -418,7 +418,7 @@ fn serve<S: Server>(mut mux: Mux<S>, config: &Config, mut restart: Restart, mut 
             }
             Ok(Woke::Ended(Ended::Restart)) => match config.process.on_hup {
                 OnHup::Handover => restart.asked(&mut mux, &around),
-                OnHup::Reload => reload(&mut mux, &restart),
+                OnHup::Reload => reload(&mut mux, &restart, &around),
                 OnHup::Ignore => log::debug!("SIGHUP: ignored, as on_hup says"),
             },
             Ok(Woke::Ended(Ended::Stop { status, closed, cut })) => break Ok((status, closed, cut)),
@@ -438,11 +438,14 @@ fn serve<S: Server>(mut mux: Mux<S>, config: &Config, mut restart: Restart, mut 
         }
     };
     mux.server().post_child_cleanup_hook();
+    // The listeners close before the pid file goes: who finds none can listen there.
+    drop(mux);
     ExitCode::from(status)
 }
 
 /// SIGHUP with `on_hup = "reload"`: the same process reads its configuration again.
-fn reload<S: Server>(mux: &mut Mux<S>, restart: &Restart) {
+fn reload<S: Server>(mux: &mut Mux<S>, restart: &Restart, around: &Around) {
+    let began = sys::monotonic();
     let mut builder = ConfigBuilder::new();
     mux.server().configure_hook(&mut builder);
     let read = restart.image().in_directory(|| builder.build());
@@ -458,8 +461,12 @@ fn reload<S: Server>(mux: &mut Mux<S>, restart: &Restart) {
             mux.set_access(config.access);
             mux.set_tick(config.check_for_dequeue);
             log::info!("the configuration was read again");
+            around.reloaded(began, Ok("the configuration was read again"));
         }
-        Err(error) => log::error!("reload failed, nothing has changed: {}", error.chain()),
+        Err(error) => {
+            log::error!("reload failed, nothing has changed: {}", error.chain());
+            around.reloaded(began, Err(&error));
+        }
     }
 }
 
