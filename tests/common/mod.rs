@@ -24,7 +24,7 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{self, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -296,7 +296,13 @@ impl Child {
 
     #[track_caller]
     fn start(command: &mut Command) -> Self {
-        command.stdin(Stdio::null()).stderr(Stdio::piped());
+        Self::follow(command.stdin(Stdio::null()))
+    }
+
+    /// Starts `command` with the standard input and output that it was given.
+    #[track_caller]
+    pub(crate) fn follow(command: &mut Command) -> Self {
+        command.stderr(Stdio::piped());
         let mut process = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let stderr = process.stderr.take().expect("standard error was asked for");
         let (sender, lines) = mpsc::channel();
@@ -432,6 +438,18 @@ impl Drop for TempDir {
 pub(crate) fn complains(log: &[String]) -> bool {
     let trouble = |line: &&String| line.contains(" error ") || line.contains(" warn ");
     log.iter().filter(trouble).any(|line| !line.contains("serving as root"))
+}
+
+/// The next datagram as text, of a socket with a time-out.
+pub(crate) fn next_datagram(socket: &UnixDatagram) -> io::Result<String> {
+    let mut bytes = [0; 16 * 1024];
+    loop {
+        match socket.recv(&mut bytes) {
+            Ok(count) => return Ok(String::from_utf8_lossy(&bytes[..count]).into_owned()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// The executable of the example `name`, which `cargo test` builds beside the tests; `cargo test --test NAME` does not.

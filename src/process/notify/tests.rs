@@ -41,8 +41,13 @@ impl Fake {
         let mut space = nix::cmsg_space!([RawFd; 4]);
         let mut parts = [IoSliceMut::new(&mut bytes)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        let received =
-            recvmsg::<UnixAddr>(self.socket.as_raw_fd(), &mut parts, Some(&mut space), flags).unwrap();
+        let received = loop {
+            match recvmsg::<UnixAddr>(self.socket.as_raw_fd(), &mut parts, Some(&mut space), flags) {
+                Ok(received) => break received,
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(error) => panic!("nothing is told: {error}"),
+            }
+        };
         let mut descriptors = Vec::new();
         for control in received.cmsgs().unwrap() {
             let ControlMessageOwned::ScmRights(numbers) = control else { panic!("{control:?}") };

@@ -1,0 +1,296 @@
+//! A server under a service manager: what it tells, and the listeners that it is passed.
+//!
+//! The manager is a socket of the test, which has `NOTIFY_SOCKET`; descriptors are passed through a shell, from the
+//! standard input and output that the test gives it. What a real manager does with the messages is not shown here.
+
+mod common;
+#[path = "flow/running.rs"]
+mod running;
+
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use common::{Child, Client, DEADLINE, TempDir, example, next_datagram};
+use running::{Flow, says, server, unix};
+
+/// A manager that reads what it is told. Descriptors that come with a message are closed, as they are not asked for; so a
+/// barrier is answered when it is read.
+struct Manager {
+    socket: UnixDatagram,
+    directory: TempDir,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let directory = TempDir::new();
+        let socket = UnixDatagram::bind(directory.path().join("notify")).expect("the path is free");
+        socket.set_read_timeout(Some(DEADLINE)).expect("a read time-out is settable");
+        Self { socket, directory }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// `command`, under this manager and no other.
+    fn runs<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        for name in ["FDSTORE", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"]
+        {
+            command.env_remove(name);
+        }
+        command.env("NOTIFY_SOCKET", self.path("notify"))
+    }
+
+    /// The next message.
+    #[track_caller]
+    fn next(&self) -> String {
+        self.try_next().unwrap_or_else(|error| panic!("nothing is told: {error}"))
+    }
+
+    fn try_next(&self) -> io::Result<String> {
+        next_datagram(&self.socket)
+    }
+
+    #[track_caller]
+    fn expect(&self, message: &str) {
+        assert_eq!(self.next(), message);
+    }
+}
+
+/// The server, with descriptors passed as a manager does: 3 is `first`, 4 is `second`, if it is there.
+fn activated(first: impl Into<OwnedFd>, second: Option<OwnedFd>, names: &str) -> Command {
+    let count = 1 + usize::from(second.is_some());
+    let mut script = "exec 3<&0 4<&1 </dev/null >/dev/null; ".to_owned();
+    if count == 1 {
+        script += "exec 4<&-; ";
+    }
+    script +=
+        &format!("export LISTEN_PID=$$ LISTEN_FDS={count} LISTEN_FDNAMES='{names}'; exec \"$0\" \"$@\"");
+    let mut command = Command::new("sh");
+    command.args(["-c", &script]).arg(example("flow_server")).stdin(first.into());
+    match second {
+        Some(second) => command.stdout(second),
+        None => command.stdout(Stdio::null()),
+    };
+    command
+}
+
+/// Starts it; only the server has what was passed.
+#[track_caller]
+fn start(mut command: Command) -> Child {
+    Child::follow(&mut command)
+}
+
+/// A listening socket with an IP of its own: when it is closed, nobody else has its address.
+fn tcp() -> (TcpListener, SocketAddr) {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let ip = [127, 0, 10, NEXT.fetch_add(1, Ordering::Relaxed)];
+    let listener = TcpListener::bind(SocketAddr::from((ip, 0))).expect("there is a free port");
+    let addr = listener.local_addr().expect("it is bound");
+    (listener, addr)
+}
+
+// ── what the manager is told ──
+
+#[test]
+fn it_is_ready_when_clients_are_served_and_says_that_it_stops() {
+    let manager = Manager::new();
+    let path = manager.path("s");
+    let flow = Flow::started(manager.runs(server().arg(unix(&path))));
+    manager.expect("READY=1\nSTATUS=serving");
+    let mut client = Client::connect(path.display());
+    says(&mut client, "served");
+    assert!(!flow.stop().contains("error"));
+    manager.expect("STOPPING=1");
+}
+
+#[test]
+fn a_start_that_fails_says_why_and_is_never_ready() {
+    let manager = Manager::new();
+    let (busy, addr) = tcp();
+    let (status, log) = running::refused(manager.runs(server().arg(format!("--port={addr}"))));
+    assert_eq!(status, Some(1), "{log}");
+    let told = manager.next();
+    assert!(told.starts_with(&format!("STATUS=cannot listen on {addr}: another program")), "{told}");
+    drop(busy);
+    // Its end is the last thing that it says.
+    manager.socket.set_nonblocking(true).unwrap();
+    assert!(manager.try_next().is_err());
+}
+
+#[test]
+fn a_manager_that_is_not_there_is_no_reason_not_to_serve() {
+    let directory = TempDir::new();
+    for address in [directory.path().join("nobody"), "nonsense".into(), "".into()] {
+        let flow = Flow::started(server().arg("--port=127.0.0.1:0").env("NOTIFY_SOCKET", address));
+        says(&mut flow.client(), "served");
+        flow.stop();
+    }
+}
+
+#[test]
+fn listeners_are_stored_before_it_is_ready_and_unix_ones_taken_back_at_the_end() {
+    let manager = Manager::new();
+    let path = manager.path("s");
+    let mut command = server();
+    let flow = Flow::started(
+        manager.runs(&mut command).env("FDSTORE", "8").args(["--port=127.0.0.1:0|tcp", &unix(&path)]),
+    );
+    manager.expect("FDSTORE=1\nFDPOLL=0\nFDNAME=kept-127.0.0.1%3A0|tcp");
+    let stored = format!("kept-{}|unix", path.display());
+    manager.expect(&format!("FDSTORE=1\nFDPOLL=0\nFDNAME={stored}"));
+    manager.expect("READY=1\nSTATUS=serving");
+    flow.stop();
+    manager.expect("STOPPING=1");
+    manager.expect(&format!("FDSTOREREMOVE=1\nFDNAME={stored}"));
+}
+
+#[test]
+fn the_loop_tells_the_watchdog_that_it_lives_and_a_callback_that_hangs_does_not() {
+    let manager = Manager::new();
+    let mut command = server();
+    let mut flow =
+        Flow::started(manager.runs(command.arg("--port=127.0.0.1:0")).env("WATCHDOG_USEC", "20000"));
+    manager.expect("READY=1\nSTATUS=serving");
+    for _ in 0..3 {
+        manager.expect("WATCHDOG=1");
+    }
+    let path = manager.path("wait");
+    let waits = UnixListener::bind(&path).unwrap();
+    let mut client = flow.client();
+    client.send(format!("wait {}\n", path.display()));
+    let (hold, _) = waits.accept().unwrap();
+    manager.socket.set_nonblocking(true).unwrap();
+    while manager.try_next().is_ok() {}
+    // Long enough for many; on a machine however slow, none may come.
+    manager.socket.set_nonblocking(false).unwrap();
+    manager.socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    assert!(manager.try_next().is_err(), "the loop hangs and says that it lives");
+    drop(hold);
+    manager.socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    manager.expect("WATCHDOG=1");
+    says(&mut client, "after it");
+    // Its last words find room only if those before are read.
+    flow.child.signal("TERM");
+    while manager.next() != "STOPPING=1" {}
+    assert_eq!(flow.ended().0, Some(0));
+}
+
+#[test]
+fn the_watchdog_of_another_process_is_none_of_ours() {
+    let manager = Manager::new();
+    let mut command = server();
+    let command = manager.runs(command.arg("--port=127.0.0.1:0"));
+    let flow = Flow::started(command.env("WATCHDOG_USEC", "1000").env("WATCHDOG_PID", "1"));
+    manager.expect("READY=1\nSTATUS=serving");
+    for _ in 0..100 {
+        says(&mut flow.client(), "some turns");
+    }
+    flow.stop();
+    manager.expect("STOPPING=1");
+}
+
+// ── what it is passed ──
+
+#[test]
+fn passed_listeners_are_used_by_name_and_by_address_and_a_path_of_the_managers_stays() {
+    let manager = Manager::new();
+    let path = manager.path("s");
+    let (listener, addr) = tcp();
+    let passed = UnixListener::bind(&path).unwrap();
+    // Whoever comes before the start waits.
+    let mut early = Client::connect(addr);
+    let mut command = activated(listener, Some(passed.into()), "chat:samplechat.socket");
+    // A port of 0 has no address to be found by.
+    let conf = manager.path("chat.toml");
+    let chat = format!("{{ port = 0, host = '{}', name = 'chat' }}", addr.ip());
+    fs::write(&conf, format!("port = [{chat}, '{}|unix']", path.display())).unwrap();
+    manager.runs(&mut command).arg("--conf_file").arg(&conf);
+    let mut child = start(command);
+    manager.expect("READY=1\nSTATUS=serving");
+    says(&mut early, "early");
+    says(&mut Client::connect(addr), "late");
+    says(&mut Client::connect(path.display()), "by path");
+    child.signal("TERM");
+    assert_eq!(child.expect_exit().code(), Some(0), "{child}");
+    assert!(path.exists());
+    assert!(TcpStream::connect(addr).is_err(), "nobody else had it");
+}
+
+#[test]
+fn what_nobody_asked_for_is_closed_with_a_warning_and_the_rest_is_opened() {
+    let manager = Manager::new();
+    let (listener, addr) = tcp();
+    let mut command = activated(listener, None, "other");
+    let path = manager.path("s");
+    manager.runs(&mut command).arg(unix(&path));
+    let mut child = start(command);
+    manager.expect("READY=1\nSTATUS=serving");
+    child.wait_for(&format!("passed as \"other\", {addr}: closed"));
+    assert!(TcpStream::connect(addr).is_err());
+    says(&mut Client::connect(path.display()), "opened");
+    child.signal("TERM");
+    assert_eq!(child.expect_exit().code(), Some(0), "{child}");
+}
+
+#[test]
+fn a_socket_of_the_wrong_kind_ends_the_start_with_status_1() {
+    let manager = Manager::new();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addr = socket.local_addr().unwrap();
+    let mut command = activated(socket, None, "samplechat.socket");
+    manager.runs(&mut command).arg(format!("--port={addr}"));
+    let mut child = start(command);
+    assert_eq!(child.expect_exit().code(), Some(1), "{child}");
+    child.wait_for(&format!("the inherited descriptor for {addr} is not a stream socket"));
+    assert!(manager.next().starts_with("STATUS=the inherited descriptor"));
+}
+
+#[test]
+fn what_is_meant_for_another_process_is_not_taken() {
+    let manager = Manager::new();
+    let (listener, addr) = tcp();
+    let mut command = Command::new("sh");
+    let script = "exec 3<&0 </dev/null; export LISTEN_PID=1 LISTEN_FDS=1; exec \"$0\" \"$@\"";
+    command.args(["-c", script]).arg(example("flow_server")).stdin(OwnedFd::from(listener));
+    manager.runs(&mut command).arg(format!("--port={addr}")).stdout(Stdio::null());
+    let mut child = start(command);
+    assert_eq!(child.expect_exit().code(), Some(1), "{child}");
+    child.wait_for("another program listens there");
+}
+
+// ── a restart ──
+
+#[test]
+fn a_restart_is_told_from_its_beginning_to_its_end_and_keeps_what_was_passed() {
+    let manager = Manager::new();
+    let (listener, addr) = tcp();
+    let mut command = activated(listener, None, "chat");
+    manager.runs(&mut command).arg(format!("--port={addr}"));
+    let mut child = start(command);
+    manager.expect("READY=1\nSTATUS=serving");
+    for generation in 1..=3 {
+        child.signal("HUP");
+        let begins = manager.next();
+        assert!(begins.starts_with("RELOADING=1\nSTATUS="), "{begins}");
+        assert!(begins.contains("\nMONOTONIC_USEC="), "{begins}");
+        // The standby is announced, and hands back.
+        let standby = manager.next();
+        assert!(standby.starts_with("MAINPID=") && standby != format!("MAINPID={}", child.id()), "{standby}");
+        manager.expect("BARRIER=1");
+        manager.expect(&format!("MAINPID={}\nREADY=1", child.id()));
+        manager.expect("BARRIER=1");
+        manager.expect(&format!("READY=1\nSTATUS=serving, after restart {generation}"));
+        says(&mut Client::connect(addr), "still the same socket");
+    }
+    child.signal("TERM");
+    assert_eq!(child.expect_exit().code(), Some(0), "{child}");
+    manager.expect("STOPPING=1");
+}
