@@ -128,7 +128,8 @@
 //! # Features and portability
 //!
 //! `config` (configuration file, command line, access lists), `signals` and `daemon` (Unix calls) are on by default;
-//! `run` needs all three; `systemd` adds what it says to that service manager. Unix only: Linux is where it is tested. 64-bit only.
+//! `run` needs all three. `systemd` has it tell that service manager what it does. Unix only: Linux is where it is
+//! tested. 64-bit only.
 
 #![cfg_attr(
     not(all(feature = "config", feature = "signals", feature = "daemon")),

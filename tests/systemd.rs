@@ -294,3 +294,43 @@ fn a_restart_is_told_from_its_beginning_to_its_end_and_keeps_what_was_passed() {
     assert_eq!(child.expect_exit().code(), Some(0), "{child}");
     manager.expect("STOPPING=1");
 }
+
+// ── the unit files ──
+
+#[test]
+fn the_unit_files_are_right_for_the_systemd_at_hand() {
+    let version = Command::new("systemd-analyze").arg("--version").output();
+    let version = version.ok().filter(|output| output.status.success());
+    let version = version.and_then(|output| {
+        String::from_utf8_lossy(&output.stdout).split_whitespace().nth(1)?.parse::<u32>().ok()
+    });
+    let Some(version) = version else {
+        println!("skipped: systemd-analyze is not here");
+        return;
+    };
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/config");
+    let read = |name: &str| fs::read_to_string(format!("{folder}/{name}")).unwrap();
+    let program = example("samplechat").display().to_string();
+    let service = read("samplechat.service").replace("/usr/local/bin/samplechat", &program);
+    // As its comment says for a version that does not know the newer type.
+    let older = service
+        .replace("\nType=notify-reload\n", "\n")
+        .replace("\n#Type=", "\nType=")
+        .replace("\n#ExecReload=", "\nExecReload=");
+    assert!(older.contains("\nType=notify\n") && older.contains(" --reload --wait\n"));
+    let with_signal = service.replace("\n#KillSignal=", "\nKillSignal=");
+    let directory = TempDir::new();
+    let path = |name: &str| directory.path().join(name);
+    fs::write(path("samplechat.socket"), read("samplechat.socket")).unwrap();
+    let services = if version < 253 { vec![older] } else { vec![service, with_signal, older] };
+    for service in services {
+        fs::write(path("samplechat.service"), &service).unwrap();
+        let verified = Command::new("systemd-analyze")
+            .args(["verify", "--man=no"])
+            .args([path("samplechat.service"), path("samplechat.socket")])
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&verified.stderr).into_owned();
+        assert!(verified.status.success() && !told.contains("samplechat"), "{told}\n{service}");
+    }
+}
