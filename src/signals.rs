@@ -135,6 +135,17 @@ impl Signals {
         pending.iter().any(|signal| matches!(signal, Signal::Interrupt | Signal::Terminate | Signal::Quit))
     }
 
+    /// Sends what is pending at the process `from`, which holds it back, to `to` once more. Nothing where the system does
+    /// not tell what is pending.
+    #[cfg(all(feature = "config", feature = "daemon"))]
+    pub(crate) fn pass_on(from: i32, to: i32) {
+        let pending = crate::sys::pending_signals(from);
+        for (number, _) in SIGNALS.iter().filter(|(number, _)| pending.contains(number)) {
+            // Who is gone needs none.
+            let _ = crate::sys::kill(to, *number);
+        }
+    }
+
     /// What has come since the last call, each signal at most once however often it came, in no particular order.
     pub fn pending(&mut self) -> impl Iterator<Item = Signal> + use<'_> {
         self.inner.pending().filter_map(Signal::of)

@@ -171,6 +171,11 @@ impl Around {
         Ok(())
     }
 
+    /// How long [`announce`](Self::announce) may take.
+    pub(super) fn announce_time(&self) -> Duration {
+        if self.notify.is_active() { BARRIER_TIME } else { Duration::ZERO }
+    }
+
     /// In the standby: the service manager shall watch `pid` again. It has to have read that before the standby ends,
     /// whom it would otherwise take for the server.
     pub(super) fn hand_back(&self, pid: i32) {

@@ -79,6 +79,19 @@ pub(crate) fn unblock_signals(signals: &[i32]) -> io::Result<()> {
     Ok(set_of(signals)?.thread_unblock()?)
 }
 
+/// The signals that process `pid` has been sent and holds back (`proc_pid_status(5)`, `SigPnd` and `ShdPnd`); none where the
+/// system does not tell, and when there is no such process. One that has ended is asked as well until its parent has waited
+/// for it.
+pub(crate) fn pending_signals(pid: i32) -> Vec<i32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let masks = ["SigPnd:", "ShdPnd:"].map(|name| {
+        let mask = status.lines().find_map(|line| line.strip_prefix(name));
+        mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+    });
+    let pending = masks[0] | masks[1];
+    (1..64).filter(|signal| pending >> (signal - 1) & 1 != 0).collect()
+}
+
 /// Whether `fd` ends with the next exec.
 ///
 /// # Errors
@@ -187,6 +200,27 @@ mod tests {
         unblock_signals(&[libc::SIGWINCH]).unwrap();
         assert!(!blocked());
         assert_eq!(block_signals(&[0]).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_signal_that_is_held_back_is_pending_until_it_is_let_through() {
+        let (pid, stdin) = start("trap : USR1; trap : HUP; kill -STOP $$; read line");
+        let stopped = || {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            status.lines().any(|line| line.starts_with("State:") && line.contains('T'))
+        };
+        while !stopped() {
+            std::thread::yield_now();
+        }
+        assert!(pending_signals(pid).is_empty());
+        kill(pid, libc::SIGUSR1).unwrap();
+        kill(pid, libc::SIGHUP).unwrap();
+        assert_eq!(pending_signals(pid), [libc::SIGHUP, libc::SIGUSR1]);
+        kill(pid, libc::SIGCONT).unwrap();
+        drop(stdin);
+        wait_for(pid).unwrap();
+        assert!(pending_signals(pid).is_empty(), "there is no such process any more");
     }
 
     #[test]

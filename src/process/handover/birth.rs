@@ -1,13 +1,14 @@
 //! How this image of the program came to be: started afresh, as a probe, or as the heir of the image before it.
 
 use std::ffi::OsString;
-use std::io::{self, Write as _};
+use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::link::Standby;
 use super::listeners::{self, Described};
 use super::trial::Trial;
 use crate::config::Config;
@@ -36,15 +37,6 @@ pub(crate) struct Heir {
     pub(crate) will: Will,
     state: Sections,
     standby: Option<Standby>,
-}
-
-/// The frozen copy of the image before, which waits for one byte.
-#[derive(Debug)]
-pub(crate) struct Standby {
-    commit: OwnedFd,
-    /// Reads its end when the standby is gone.
-    pub(crate) gone: OwnedFd,
-    pub(crate) pid: i32,
 }
 
 /// The part of the state that is the process flow's.
@@ -98,11 +90,10 @@ impl Heir {
         let state = Sections::of(sys::read_sealed(&memory, STATE_READ_MAX).map_err(broken)?)?;
         let standby = match standby {
             0 => None,
-            pid => Some(Standby {
-                commit: inherited.take(commit).map_err(broken)?,
-                gone: inherited.take(gone).map_err(broken)?,
-                pid,
-            }),
+            pid => {
+                let (commit, gone) = (inherited.take(commit), inherited.take(gone));
+                Some(Standby::inherited(commit.map_err(broken)?, gone.map_err(broken)?, pid))
+            }
         };
         let will = Will::read(&state, image, &mut |fd| inherited.take(fd))?;
         Ok(Self { will, state, standby })
@@ -139,20 +130,14 @@ impl Heir {
     /// From now on this image serves: nothing may fail any more. Gives what is left of the image before.
     pub(crate) fn commit(&mut self) -> Option<Standby> {
         let standby = self.standby.take()?;
-        // If it is gone, there is nobody else left to serve.
-        if let Ok(commit) = standby.commit.try_clone() {
-            let _ = std::fs::File::from(commit).write_all(&[COMMIT]);
-        }
+        standby.commit();
         Some(standby)
     }
 
     /// Tells the image before why this one gives up.
     pub(crate) fn give_up(&self, error: &Error) {
-        let Some(standby) = &self.standby else { return };
-        if let Ok(commit) = standby.commit.try_clone() {
-            let mut text = vec![GIVE_UP];
-            text.extend(error.chain().bytes().take(TEXT_MAX));
-            let _ = std::fs::File::from(commit).write_all(&text);
+        if let Some(standby) = &self.standby {
+            standby.give_up(&error.chain());
         }
     }
 }
@@ -231,11 +216,6 @@ fn path_of(bytes: &[u8]) -> PathBuf {
     PathBuf::from(OsString::from_vec(bytes.to_vec()))
 }
 
-/// Whether a standby is still there: its end of the pipe is open.
-pub(crate) fn is_gone(gone: impl AsFd) -> bool {
-    sys::wait_readable(gone, Duration::ZERO).unwrap_or(true)
-}
-
 /// Sections of a state.
 pub(super) const PROCESS: u16 = 1;
 pub(super) const LISTENERS: u16 = 2;
@@ -250,13 +230,5 @@ pub(super) const PROBE: &str = "probe";
 /// The form of the value for an heir: the form, its pid, the state, two ends of pipes, the pid of the standby or 0.
 pub(super) const FORM: i32 = 1;
 
-/// What an heir writes to the standby.
-pub(super) const COMMIT: u8 = b'C';
-pub(super) const GIVE_UP: u8 = b'E';
-/// What the image that stays writes to it.
-pub(super) const DISMISS: u8 = b'Q';
-
-/// Longest text about a failure.
-pub(super) const TEXT_MAX: usize = 2048;
 /// Most that an heir reads: the image before has held its own limit.
 const STATE_READ_MAX: u64 = 4 * 1024 * 1024 * 1024;

@@ -4,6 +4,7 @@
 //! runs, everybody is served. What the next image is at its start, and what it finds, is in `birth.rs`.
 
 mod birth;
+mod link;
 mod listeners;
 mod succession;
 mod trial;
@@ -11,7 +12,8 @@ mod trial;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-pub(super) use birth::{Birth, Heir, Standby};
+pub(super) use birth::{Birth, Heir};
+pub(super) use link::Standby;
 pub(super) use listeners::Sorted;
 pub(super) use trial::Trial;
 
@@ -88,7 +90,7 @@ impl Restart {
     ) {
         self.removed = removed;
         match standby {
-            Some(standby) if mux.watch(&standby.gone).is_ok() => {
+            Some(standby) if mux.watch(&standby).is_ok() => {
                 self.stage = Stage::Settling(standby, Instant::now() + SETTLE_TIME, 0);
             }
             _ => around.restart_succeeded(mux, self.generation, self.began, &self.removed),
@@ -203,8 +205,8 @@ impl Restart {
         until: Instant,
         waits: u32,
     ) {
-        if birth::is_gone(&standby.gone) {
-            mux.unwatch(&standby.gone);
+        if standby.is_gone() {
+            mux.unwatch(&standby);
             around.restart_succeeded(mux, self.generation, self.began, &self.removed);
             return;
         }

@@ -2,20 +2,19 @@
 //!
 //! The image that serves forks a frozen copy of itself, the standby, and becomes the next image by `execve(2)`: same
 //! process, same descriptors. The heir writes one byte to the standby when it has taken everything up, and the standby
-//! ends. If the byte does not come (the heir gives up, dies, or takes too long, and then it is killed), the standby
+//! ends. If the word does not come (the heir gives up, dies, or takes too long, and then it is killed), the standby
 //! returns from here as if nothing had happened: it shares every descriptor, its poll included, and nobody has read or
 //! written one of them meanwhile. So at any moment exactly one process may touch the clients.
 
 use std::ffi::CString;
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::birth::{
-    COMMIT, CONNS, DISMISS, FORM, GIVE_UP, KNOWN, LISTENERS, LOOP, METRICS, PROCESS, SERVER, TEXT_MAX,
-};
+use super::birth::{CONNS, FORM, KNOWN, LISTENERS, LOOP, METRICS, PROCESS, SERVER};
+use super::link::{Standby, Verdict, link};
 use super::trial::Approved;
 use super::{Restart, listeners};
 use crate::mux::{LoopState, Mux, Server};
@@ -164,26 +163,18 @@ struct Succession<'a> {
     memory: OwnedFd,
 }
 
-/// What joins this image to its standby.
-struct Link {
-    /// Our ends.
-    commit: OwnedFd,
-    gone: OwnedFd,
-    pid: i32,
-}
-
 impl Succession<'_> {
     fn run<S: Server>(&self, mux: &Mux<S>, around: &Around) -> Stays {
-        let link = match self.standby(around) {
+        let standby = match self.standby(around) {
             Ok(Forked::Standby(why)) => return Stays::TookOver(why),
-            Ok(Forked::Original(link)) => link,
+            Ok(Forked::Original(standby)) => standby,
             Err(error) => {
                 return Stays::Kept(Error::with_source(ErrorKind::Io, "no standby can be had", error));
             }
         };
-        if let Some(link) = &link {
-            if let Err(error) = around.announce(link.pid) {
-                link.dismiss();
+        if let Some(standby) = &standby {
+            if let Err(error) = around.announce(standby.pid) {
+                standby.dismiss();
                 return Stays::Kept(Error::with_source(
                     ErrorKind::Io,
                     "the service manager does not answer",
@@ -191,9 +182,9 @@ impl Succession<'_> {
                 ));
             }
         }
-        let error = self.exec(mux, link.as_ref());
-        if let Some(link) = &link {
-            link.dismiss();
+        let error = self.exec(mux, standby.as_ref());
+        if let Some(standby) = &standby {
+            standby.dismiss();
         }
         let program = self.restart.image.program.display();
         Stays::Kept(Error::with_source(ErrorKind::Io, format!("cannot run {program}"), error))
@@ -205,132 +196,64 @@ impl Succession<'_> {
         if sys::own_pid() == 1 || !self.alone {
             return Ok(Forked::Original(None));
         }
-        let (commit, our_commit) = sys::pipe()?;
-        let (our_gone, gone) = sys::pipe()?;
-        let heir = sys::own_pid();
+        let (mut standby, vigil) = link()?;
         match sys::fork()? {
             Fork::Parent(middle) => {
-                drop((commit, gone));
-                sys::wait_for(middle)?;
-                let mut pid = [0; 4];
-                let mut told = std::fs::File::from(our_gone.try_clone()?);
-                if !sys::wait_readable(&our_gone, FORK_TIME)? || told.read_exact(&mut pid).is_err() {
-                    return Err(io::Error::other("the standby did not start"));
-                }
-                let pid = i32::from_le_bytes(pid);
-                Ok(Forked::Original(Some(Link { commit: our_commit, gone: our_gone, pid })))
+                drop(vigil);
+                // How it ended says nothing, and only the standby itself can tell that it is there.
+                let _ = sys::wait_for(middle);
+                standby.meet()?;
+                Ok(Forked::Original(Some(standby)))
             }
             Fork::Child => {
-                drop((our_commit, our_gone));
-                match sys::fork() {
-                    Ok(Fork::Child) => {}
-                    _ => sys::exit_now(0),
-                }
-                let pid = sys::own_pid().to_le_bytes();
-                if std::fs::File::from(gone.try_clone()?).write_all(&pid).is_err() {
+                drop(standby);
+                // From here on nobody may come back from here who is not needed: two would serve.
+                if !matches!(sys::fork(), Ok(Fork::Child)) || vigil.begin().is_err() {
                     sys::exit_now(0);
                 }
-                let why = self.wait_for_heir(&commit, heir, around);
-                drop(gone);
-                Ok(Forked::Standby(why))
+                let limit = self.restart.limits.commit_time;
+                match vigil.wait(limit + around.announce_time()) {
+                    Verdict::Serve(why) => Ok(Forked::Standby(why)),
+                    Verdict::Leave => {
+                        around.hand_back(vigil.heir);
+                        vigil.pass_on_signals();
+                        sys::exit_now(0)
+                    }
+                }
             }
-        }
-    }
-
-    /// The standby's whole life, unless it is needed: then the reason.
-    fn wait_for_heir(&self, commit: &OwnedFd, heir: i32, around: &Around) -> Error {
-        let until = Instant::now() + self.restart.limits.commit_time;
-        let mut pipe = match commit.try_clone() {
-            Ok(pipe) => std::fs::File::from(pipe),
-            Err(_) => sys::exit_now(1),
-        };
-        let left = until.saturating_duration_since(Instant::now());
-        if !sys::wait_readable(commit, left).unwrap_or(false) {
-            // Its end of the pipe is open, so that it lives and its number is its own.
-            let _ = sys::kill(heir, libc::SIGKILL);
-            let _ = sys::wait_readable(commit, KILL_TIME);
-            let limit = self.restart.limits.commit_time.as_secs_f64();
-            return Error::new(
-                ErrorKind::State,
-                format!("the new image did not commit within commit_seconds = {limit} and was killed"),
-            );
-        }
-        let mut said = vec![0; TEXT_MAX + 1];
-        match pipe.read(&mut said) {
-            Ok(length @ 1..) => match said[0] {
-                COMMIT | DISMISS => {
-                    around.hand_back(heir);
-                    sys::exit_now(0)
-                }
-                GIVE_UP => {
-                    // It ends by itself; until then the sockets are as much its as ours, but it leaves them alone.
-                    let _ = sys::wait_readable(commit, KILL_TIME);
-                    let why = String::from_utf8_lossy(&said[1..length]).into_owned();
-                    Error::new(ErrorKind::State, format!("the new image gave up: {why}"))
-                }
-                other => {
-                    Error::new(ErrorKind::State, format!("the new image said {other}, which means nothing"))
-                }
-            },
-            _ => Error::new(ErrorKind::State, "the new image died before it had taken over"),
         }
     }
 
     /// Runs the next image in this process; the error if it cannot be.
-    fn exec<S: Server>(&self, mux: &Mux<S>, link: Option<&Link>) -> io::Error {
+    fn exec<S: Server>(&self, mux: &Mux<S>, standby: Option<&Standby>) -> io::Error {
         let memory = self.memory.as_fd();
         let mut passed: Vec<BorrowedFd<'_>> = vec![memory];
-        passed.extend(link.iter().flat_map(|link| [link.commit.as_fd(), link.gone.as_fd()]));
+        passed.extend(standby.iter().flat_map(|standby| standby.descriptors()));
         passed.extend(self.files.descriptors());
         passed.extend(self.approved.added.iter().filter_map(|kept| kept.listener.descriptor()));
         passed.extend(mux.listeners().filter_map(|(listener, _)| listener.descriptor()));
         passed.extend(mux.descriptors());
-        let value = format!(
-            "{FORM}:{}:{}:{}:{}:{}",
-            sys::own_pid(),
-            memory.as_raw_fd(),
-            link.map_or(-1, |link| link.commit.as_raw_fd()),
-            link.map_or(-1, |link| link.gone.as_raw_fd()),
-            link.map_or(0, |link| link.pid),
-        );
+        let [commit, gone] = standby.map_or([-1; 2], Standby::numbers);
+        let (own, memory, pid) =
+            (sys::own_pid(), memory.as_raw_fd(), standby.map_or(0, |standby| standby.pid));
+        let value = format!("{FORM}:{own}:{memory}:{commit}:{gone}:{pid}");
         let (program, arguments, environment): (CString, _, _) =
             match self.restart.image.lists(HANDOVER, &value) {
                 Ok(lists) => lists,
                 Err(error) => return error,
             };
+        let cleared = passed.iter().try_for_each(|fd| sys::set_cloexec(fd, false));
+        let error = cleared.err().unwrap_or_else(|| sys::exec(&program, &arguments, &environment));
         for fd in &passed {
-            if let Err(error) = sys::set_cloexec(fd, false) {
-                return error;
-            }
-        }
-        let error = sys::exec(&program, &arguments, &environment);
-        for fd in &passed {
-            // It was cleared a moment ago by the same call.
+            // Nothing is wrong with them: the descriptors are ours and open.
             let _ = sys::set_cloexec(fd, true);
         }
         error
     }
 }
 
-impl Link {
-    /// The standby is not needed: this image goes on.
-    fn dismiss(&self) {
-        if let Ok(commit) = self.commit.try_clone() {
-            let _ = std::fs::File::from(commit).write_all(&[DISMISS]);
-        }
-        let _ = sys::wait_readable(&self.gone, DISMISS_TIME);
-    }
-}
-
 enum Forked {
-    Original(Option<Link>),
+    Original(Option<Standby>),
     /// This process is the standby, and must serve; why.
     Standby(Error),
 }
-
-/// For the standby to say its number.
-const FORK_TIME: Duration = Duration::from_secs(5);
-/// For the standby to end when it is not needed: it tells the service manager before.
-const DISMISS_TIME: Duration = Duration::from_secs(5);
-/// For a process that is killed or was told to end.
-const KILL_TIME: Duration = Duration::from_secs(1);

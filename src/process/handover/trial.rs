@@ -13,7 +13,8 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use super::birth::{PROBE, Sections, TEXT_MAX, Will};
+use super::birth::{PROBE, Sections, Will};
+use super::link::TEXT_MAX;
 use super::listeners::{self, Described, Kept, Sorted};
 use crate::config::{Config, Limits};
 use crate::mux::{Mux, Server};

@@ -1,0 +1,241 @@
+//! What joins an image, then its heir in the same process, to the standby: two pipes, and the right to serve.
+//!
+//! Through `commit` the standby is told what to do; its end says that the process of the heir is gone. Through `gone`
+//! comes the number of the standby, then one byte that stays in the pipe: the *right*. Both sides hold that pipe's end
+//! for reading, and nobody but who has taken the byte out may serve: an heir takes it when it commits, a standby before
+//! it ends an heir that is late. So a commit that comes at the very moment of its limit is either in time or has not
+//! happened. The end of `gone` says that the standby is gone.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+
+use crate::signals::Signals;
+use crate::{Error, ErrorKind, sys};
+
+/// The side of the image that serves, and of its heir.
+#[derive(Debug)]
+pub(crate) struct Standby {
+    commit: File,
+    gone: File,
+    /// The number of the standby.
+    pub(crate) pid: i32,
+}
+
+/// The side of the standby.
+#[derive(Debug)]
+pub(super) struct Vigil {
+    commit: File,
+    gone: File,
+    right: File,
+    /// The process of the image that forked, and of its heir.
+    pub(super) heir: i32,
+}
+
+/// What a standby is to do.
+pub(super) enum Verdict {
+    /// The other one serves.
+    Leave,
+    /// Nobody else does; why.
+    Serve(Error),
+}
+
+/// Both sides, to be called before the fork.
+///
+/// # Errors
+/// No descriptors left.
+pub(super) fn link() -> io::Result<(Standby, Vigil)> {
+    let (their_commit, commit) = sys::pipe()?;
+    let (gone, their_gone) = sys::pipe()?;
+    // Whoever comes too late for the right must not wait for it. The flag belongs to all who share this end.
+    SockRef::from(&gone).set_nonblocking(true)?;
+    let right = gone.try_clone()?;
+    let vigil = Vigil {
+        commit: their_commit.into(),
+        gone: their_gone.into(),
+        right: right.into(),
+        heir: sys::own_pid(),
+    };
+    Ok((Standby { commit: commit.into(), gone: gone.into(), pid: 0 }, vigil))
+}
+
+impl Standby {
+    /// Waits until the standby has said its number.
+    ///
+    /// # Errors
+    /// It has not. It may still be on its way: it is told to leave.
+    pub(super) fn meet(&mut self) -> io::Result<()> {
+        let mut pid = [0; 4];
+        let there = sys::wait_readable(&self.gone, FORK_TIME);
+        match there.and_then(|_| (&self.gone).read_exact(&mut pid)) {
+            Ok(()) => {
+                self.pid = i32::from_le_bytes(pid);
+                Ok(())
+            }
+            Err(error) => {
+                self.say(&[DISMISS]);
+                Err(io::Error::new(error.kind(), "the standby did not start"))
+            }
+        }
+    }
+
+    /// As the heir of the process that made it.
+    pub(super) fn inherited(commit: OwnedFd, gone: OwnedFd, pid: i32) -> Self {
+        Self { commit: commit.into(), gone: gone.into(), pid }
+    }
+
+    /// For the heir to find.
+    pub(super) fn numbers(&self) -> [RawFd; 2] {
+        [self.commit.as_raw_fd(), self.gone.as_raw_fd()]
+    }
+
+    /// To be passed to the heir.
+    pub(super) fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.commit.as_fd(), self.gone.as_fd()]
+    }
+
+    /// This image goes on, and the standby is not needed: waits until it is gone.
+    pub(super) fn dismiss(&self) {
+        self.take_right();
+        self.say(&[DISMISS]);
+        let _ = sys::wait_readable(&self.gone, DISMISS_TIME);
+    }
+
+    /// The heir has taken everything up. When this returns, it serves and nobody else.
+    pub(super) fn commit(&self) {
+        self.take_right();
+        self.say(&[COMMIT]);
+    }
+
+    /// The heir cannot serve.
+    pub(super) fn give_up(&self, why: &str) {
+        let mut text = vec![GIVE_UP];
+        text.extend(why.bytes().take(TEXT_MAX));
+        self.say(&text);
+    }
+
+    /// Whether it has ended. To be called after the commit: before it, the right lies in the pipe.
+    pub(super) fn is_gone(&self) -> bool {
+        sys::wait_readable(&self.gone, Duration::ZERO).unwrap_or(true)
+    }
+
+    fn take_right(&self) {
+        loop {
+            match (&self.gone).read(&mut [0]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The standby has it, and is about to end this process.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let _ = sys::wait_readable(&self.gone, KILL_TIME);
+                }
+                // The right, or the end: with the standby gone there is nobody else.
+                _ => return,
+            }
+        }
+    }
+
+    fn say(&self, bytes: &[u8]) {
+        // It fails only if the standby is gone: there is nobody else then.
+        let _ = (&self.commit).write_all(bytes);
+    }
+}
+
+impl AsFd for Standby {
+    /// Becomes readable when the standby is gone.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.gone.as_fd()
+    }
+}
+
+impl Vigil {
+    /// Says who this is, and leaves the right to serve.
+    ///
+    /// # Errors
+    /// Nobody is there to be told.
+    pub(super) fn begin(&self) -> io::Result<()> {
+        let mut told = sys::own_pid().to_le_bytes().to_vec();
+        told.push(RIGHT);
+        (&self.gone).write_all(&told)
+    }
+
+    /// Waits until it is clear who serves, `limit` for the heir to commit. A signal that the process of an heir without
+    /// luck was sent arrives here.
+    pub(super) fn wait(&self, limit: Duration) -> Verdict {
+        let spoke = sys::wait_readable(&self.commit, limit).unwrap_or(false);
+        // Without the right it has just committed and is about to say so.
+        if !spoke && self.takes_right() {
+            let limit = limit.as_secs_f64();
+            let why = format!("the new image did not commit within commit_seconds = {limit} and was killed");
+            return self.instead(Duration::ZERO, why);
+        }
+        let mut said = vec![0; TEXT_MAX + 1];
+        match (&self.commit).read(&mut said) {
+            Ok(1..) if matches!(said[0], COMMIT | DISMISS) => Verdict::Leave,
+            Ok(length @ 1..) if said[0] == GIVE_UP => {
+                let why = String::from_utf8_lossy(&said[1..length]);
+                self.instead(KILL_TIME, format!("the new image gave up: {why}"))
+            }
+            Ok(1..) => {
+                let why = format!("the new image said {}, which means nothing, and was killed", said[0]);
+                self.instead(Duration::ZERO, why)
+            }
+            _ => self.instead(Duration::ZERO, "the new image died before it had taken over".to_owned()),
+        }
+    }
+
+    /// Before this process ends: a signal that it was sent, because a service manager took it for the server, goes to the
+    /// one that serves.
+    pub(super) fn pass_on_signals(&self) {
+        // Whose end of the pipe is open lives, and its number is its own.
+        if !self.heir_ends(Duration::ZERO) {
+            Signals::pass_on(sys::own_pid(), self.heir);
+        }
+    }
+
+    fn takes_right(&self) -> bool {
+        matches!((&self.right).read(&mut [0]), Ok(1))
+    }
+
+    /// This process serves in the place of the heir, which may end by itself within `patience`.
+    fn instead(&self, patience: Duration, why: String) -> Verdict {
+        // What it was sent would be lost with it. It cannot be asked any more when it is gone and waited for.
+        Signals::pass_on(self.heir, sys::own_pid());
+        if !self.heir_ends(patience) {
+            // Its number is its own: its end of the pipe is open.
+            let _ = sys::kill(self.heir, libc::SIGKILL);
+            self.heir_ends(KILL_TIME);
+        }
+        Verdict::Serve(Error::new(ErrorKind::State, why))
+    }
+
+    /// Whether the heir is gone within that time; what it says meanwhile is passed over.
+    fn heir_ends(&self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        while sys::wait_readable(&self.commit, until.saturating_duration_since(Instant::now()))
+            .unwrap_or(false)
+        {
+            if matches!((&self.commit).read(&mut [0; 64]), Ok(0) | Err(_)) {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// What the standby is told: the heir has committed; it gives up, and why; the image before goes on.
+const COMMIT: u8 = b'C';
+const GIVE_UP: u8 = b'E';
+const DISMISS: u8 = b'Q';
+/// The byte that there is one of.
+const RIGHT: u8 = b'R';
+
+/// Longest text about a failure.
+pub(super) const TEXT_MAX: usize = 2048;
+/// For the standby to say its number.
+const FORK_TIME: Duration = Duration::from_secs(5);
+/// For the standby to end when it is not needed: it tells the service manager before.
+const DISMISS_TIME: Duration = Duration::from_secs(5);
+/// For a process that is killed or was told to end.
+const KILL_TIME: Duration = Duration::from_secs(1);
