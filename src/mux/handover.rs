@@ -117,9 +117,11 @@ impl<S: Server> Mux<S> {
             && self.conns.slots.iter().all(|(_, conn)| conn.phase != Phase::Opening)
     }
 
-    /// Ends the threads for slow work; false if one is still busy after `deadline`.
-    pub(crate) fn stop_threads(&self, deadline: Duration) -> bool {
-        self.conns.offload.stop(deadline)
+    /// Ends the threads for slow work. Those that only wait for some are waited for; false if one is busy: it has had its
+    /// time.
+    pub(crate) fn stop_threads(&self) -> bool {
+        let offload = &self.conns.offload;
+        offload.stop(if offload.is_idle() { THREADS_TIME } else { Duration::ZERO })
     }
 
     /// The hooks of the close, and the farewell to everybody who does not go along: clients whose `save` says so, who
@@ -446,3 +448,6 @@ impl<S: Server> Mux<S> {
 fn left_over(whose: &str, error: &crate::state::StateError) -> Error {
     Error::new(ErrorKind::State, format!("the state of {whose} was not read to its end: {error}"))
 }
+
+/// For threads that have nothing to do to end.
+const THREADS_TIME: Duration = Duration::from_secs(1);

@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::birth::{CONNS, FORM, KNOWN, LISTENERS, LOOP, METRICS, PROCESS, SERVER};
 use super::link::{Standby, Verdict, link};
@@ -44,7 +44,7 @@ pub(super) fn hand_over<S: Server>(
     approved: &Approved,
     around: &Around,
 ) -> Stays {
-    let threads = mux.stop_threads(Duration::ZERO);
+    let threads = mux.stop_threads();
     mux.part();
     let logging = around.stop_threads();
     if let Err(error) = Signals::block() {
@@ -54,7 +54,7 @@ pub(super) fn hand_over<S: Server>(
     let stays = if mux.hold_signals() {
         Stays::Stopped
     } else {
-        let alone = threads && logging && sys::thread_count().is_none_or(|count| count == 1);
+        let alone = threads && logging && is_alone();
         let files = Files { pid_files: around.pid_files(), log: around.log(true) };
         match prepare(mux, restart, approved, &files) {
             Ok(memory) => Succession { restart, approved, files, alone, memory }.run(mux, around),
@@ -64,6 +64,18 @@ pub(super) fn hand_over<S: Server>(
     around.resume_threads();
     let _ = Signals::unblock();
     stays
+}
+
+/// Whether no other thread runs. One that has ended may be listed a moment longer.
+fn is_alone() -> bool {
+    let until = Instant::now() + LISTED_TIME;
+    while sys::thread_count().is_some_and(|count| count != 1) {
+        if Instant::now() >= until {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+    true
 }
 
 /// Writes the state down, reads it again to be sure, and seals it.
@@ -257,3 +269,6 @@ enum Forked {
     /// This process is the standby, and must serve; why.
     Standby(Error),
 }
+
+/// For a thread that was waited for to be off the system's list.
+const LISTED_TIME: Duration = Duration::from_millis(10);
