@@ -90,13 +90,13 @@ pub(super) fn listeners(passed: Passed, config: &Config, notify: &Notify) -> Res
             Placed::Twice if is_kept(&name) => notify.forget(&name),
             Placed::Twice => log::debug!("the service manager passed {name:?} more than once"),
             Placed::Nowhere(_) if is_kept(&name) => {
-                log::info!("no listener is what the service manager kept as {name:?}: closed");
+                log::info!("the service manager kept {name:?}, which no listener is any more: closed");
                 notify.forget(&name);
             }
             Placed::Nowhere(Some(error)) => wrong.push(error),
             Placed::Nowhere(None) => {
                 log::warn!(
-                    "no listener is what the service manager passed as {name:?}, {}: closed",
+                    "the service manager passed {name:?}, {}, which no listener is: closed; `port` lacks it",
                     what(&fd)
                 );
             }

@@ -1,5 +1,6 @@
 //! What stands around the loop in the process: the log, the pid file, the service manager.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -24,15 +25,15 @@ pub(super) struct Around {
     log_path: Option<PathBuf>,
     pid_file: Option<PidFile>,
     notify: Notify,
-    /// When the service manager's watchdog is to hear of us.
-    ping: Option<Instant>,
+    /// When the service manager's watchdog is to hear of us: not before it takes this process for the server.
+    ping: Cell<Option<Instant>>,
 }
 
 impl Around {
     pub(super) fn new(logger: Option<Rc<Logger>>, config: &Config) -> Self {
         let notify = Notify::from_env();
-        let ping = notify.watchdog_period().map(|_| Instant::now());
-        Self { logger, log_path: log_path(config).map(Path::to_owned), pid_file: None, notify, ping }
+        let log_path = log_path(config).map(Path::to_owned);
+        Self { logger, log_path, pid_file: None, notify, ping: Cell::new(None) }
     }
 
     /// From now on the pid file is this process's, which removes it at its end.
@@ -52,6 +53,7 @@ impl Around {
     pub(super) fn serves<S: Server>(&self, mux: &Mux<S>) {
         self.store(mux);
         self.notify.ready("serving");
+        self.begin_pings();
     }
 
     /// There will be no turn.
@@ -79,17 +81,22 @@ impl Around {
 
     /// When [`ping`](Self::ping) is due.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.ping
+        self.ping.get()
     }
 
     /// Tells the watchdog that the loop lives, if it is time. Called by the loop itself, so that a callback that hangs is
     /// found out.
-    pub(super) fn ping(&mut self) {
+    pub(super) fn ping(&self) {
         let now = Instant::now();
-        if self.ping.is_some_and(|due| due <= now) {
+        if self.ping.get().is_some_and(|due| due <= now) {
             self.notify.watchdog();
-            self.ping = self.notify.watchdog_period().map(|period| now + period);
+            self.ping.set(self.notify.watchdog_period().map(|period| now + period));
         }
+    }
+
+    /// The first sign of life comes with the next turn.
+    fn begin_pings(&self) {
+        self.ping.set(self.notify.watchdog_period().map(|_| Instant::now()));
     }
 
     /// The path of the pid file, and its descriptor and that of the status file.
@@ -134,6 +141,7 @@ impl Around {
         }
         self.store(mux);
         self.notify.reloaded(&format!("serving, after restart {generation}"));
+        self.begin_pings();
     }
 
     /// This image goes on.

@@ -407,7 +407,7 @@ fn give_up(heir: &Heir, logger: Option<&Logger>, error: &Error) -> ExitCode {
 }
 
 /// The loop and the close.
-fn serve<S: Server>(mut mux: Mux<S>, config: &Config, mut restart: Restart, mut around: Around) -> ExitCode {
+fn serve<S: Server>(mut mux: Mux<S>, config: &Config, mut restart: Restart, around: Around) -> ExitCode {
     let ended = loop {
         let due = [restart.due(), around.due()].into_iter().flatten().min();
         mux.wake_outside(due.map(|at| at.saturating_duration_since(Instant::now())));
