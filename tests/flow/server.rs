@@ -3,7 +3,7 @@
 //! Built as an example because Cargo gives tests no other program that is theirs. A line of a client is a command, see
 //! [`Driven`]; every other line comes back. The environment says what no client can: `FLOW_SET=KEY=NUMBER` sets an
 //! option from code, `FLOW_REFUSE=HOOK` has that hook refuse to start, `FLOW_RUN_WITH=PATH` runs with a configuration from
-//! code that listens there.
+//! code that listens there, and `FLOW_DO=HOOK WHAT` has that hook do what no hook should: see [`Flow::misbehave`].
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -19,6 +19,7 @@ use lineplex::{
 #[derive(Default)]
 struct Flow {
     refusing: Option<String>,
+    doing: Option<String>,
     panics_next: bool,
 }
 
@@ -27,9 +28,29 @@ struct Driven;
 
 impl Flow {
     fn refuses(&self, hook: &str) -> Result<()> {
+        self.misbehave(hook);
         match &self.refusing {
             Some(refusing) if refusing == hook => Err(Error::new(ErrorKind::Hook, format!("{hook} refuses"))),
             _ => Ok(()),
+        }
+    }
+
+    /// Panics, aborts, starts a thread that stays, or waits until somebody at a path lets go.
+    fn misbehave(&self, hook: &str) {
+        let Some((_, what)) =
+            self.doing.as_deref().and_then(|doing| doing.split_once(' ')).filter(|(at, _)| *at == hook)
+        else {
+            return;
+        };
+        match what.split_once(' ').unwrap_or((what, "")) {
+            ("panic", _) => panic!("{hook} was asked to panic"),
+            ("abort", _) => std::process::abort(),
+            ("thread", _) => drop(std::thread::spawn(std::thread::park)),
+            ("wait", path) => {
+                let mut stream = UnixStream::connect(path).expect("somebody listens there");
+                stream.read_to_end(&mut Vec::new()).expect("it lets go");
+            }
+            other => panic!("{other:?} is nothing that a hook can do"),
         }
     }
 
@@ -42,6 +63,7 @@ impl Server for Flow {
     type Client = Driven;
 
     fn configure_hook(&mut self, config: &mut ConfigBuilder) {
+        self.misbehave("configure_hook");
         if let Some((key, value)) =
             std::env::var("FLOW_SET").ok().as_deref().and_then(|set| set.split_once('='))
         {
@@ -145,7 +167,8 @@ impl MuxCallback<Flow> for Driven {
 }
 
 fn main() -> ExitCode {
-    let server = Flow { refusing: std::env::var("FLOW_REFUSE").ok(), panics_next: false };
+    let said = |name| std::env::var(name).ok();
+    let server = Flow { refusing: said("FLOW_REFUSE"), doing: said("FLOW_DO"), panics_next: false };
     match std::env::var_os("FLOW_RUN_WITH") {
         Some(path) => {
             let mut config = Config::default();
