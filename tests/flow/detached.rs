@@ -171,10 +171,14 @@ pub(crate) fn signal(pid: u32, name: &str) {
     assert!(sent.is_ok_and(|status| status.success()), "cannot send {name} to {pid}");
 }
 
-/// Whether a process is there and has not ended; one that nobody has waited for has.
+/// Whether a process is there and has not ended, with all its threads: the last one lets go of its files. One that nobody
+/// has waited for has ended.
 pub(crate) fn is_alive(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_some_and(|(_, fields)| !fields.trim_start().starts_with(['Z', 'X']))
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+    threads.filter_map(Result::ok).any(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(')').is_some_and(|(_, fields)| !fields.trim_start().starts_with(['Z', 'X']))
+    })
 }
 
 /// The line `key` of `/proc/PID/status`, without the key.
