@@ -134,20 +134,15 @@ pub(super) fn pack_state<S: Server>(
     });
     let mut server = StateWriter::new();
     server.record(&state.server);
-    let section = |id, critical, from: &StateWriter| (id, critical, from.as_bytes().to_vec());
     let sections = [
-        section(PROCESS, true, &process),
-        section(LISTENERS, true, &there),
-        section(LOOP, true, &state.shared),
-        section(SERVER, true, &server),
-        section(CONNS, true, &state.conns),
-        section(METRICS, false, &state.metrics),
+        (PROCESS, true, &process),
+        (LISTENERS, true, &there),
+        (LOOP, true, &state.shared),
+        (SERVER, true, &server),
+        (CONNS, true, &state.conns),
+        (METRICS, false, &state.metrics),
     ];
-    let sections: Vec<Section<'_>> = sections
-        .iter()
-        .map(|(id, critical, bytes)| Section { id: *id, critical: *critical, bytes })
-        .collect();
-    pack(&sections)
+    pack(&sections.map(|(id, critical, from)| Section { id, critical, bytes: from.as_bytes() }))
 }
 
 /// Open files that go along beside the sockets.
