@@ -36,8 +36,8 @@ pub(crate) struct LoopState {
     pub(crate) conns: StateWriter,
     /// Name and value of each counter.
     pub(crate) metrics: StateWriter,
-    /// How many records there are.
-    pub(crate) count: usize,
+    /// Whose records these are.
+    pub(crate) kept: Vec<ConnId>,
 }
 
 /// The same, read.
@@ -185,7 +185,10 @@ impl<S: Server> Mux<S> {
     }
 
     /// The state of the loop and of at most `most` connections; nothing changes.
-    pub(crate) fn state(&mut self, most: usize) -> LoopState {
+    ///
+    /// # Errors
+    /// The server's `save` panicked: without its state the next image would not be the same server.
+    pub(crate) fn state(&mut self, most: usize) -> Result<LoopState> {
         self.conns.settle_timers();
         let clock = Clock::now();
         let mut state = LoopState::default();
@@ -193,22 +196,24 @@ impl<S: Server> Mux<S> {
         let (server, mut out) = (&self.server, StateWriter::new());
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| server.save(&mut out))) {
             self.panicked("save", panic);
-            out = StateWriter::new();
+            return Err(Error::new(ErrorKind::Hook, "save of the server panicked"));
         }
         state.server = out;
         let ids: Vec<ConnId> = self.conns.slots.iter().map(|(id, _)| id).collect();
         for id in ids {
-            if state.count == most {
+            if state.kept.len() == most {
                 break;
             }
-            state.count += usize::from(self.write_conn(&mut state.conns, id, &clock));
+            if self.write_conn(&mut state.conns, id, &clock) {
+                state.kept.push(id);
+            }
         }
         let metrics = self.conns.metrics();
         let counters = metrics.iter().filter(|(_, kind, _)| *kind == "counter");
         state.metrics.list(counters, |out, (name, _, value)| {
             out.text(name).u64(value);
         });
-        state
+        Ok(state)
     }
 
     fn write_shared(&self, out: &mut StateWriter, clock: &Clock) {
@@ -295,9 +300,9 @@ impl<S: Server> Mux<S> {
         self.signals.as_mut().is_some_and(crate::signals::Signals::hold)
     }
 
-    /// Every descriptor that a connection has.
-    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.conns.slots.iter().filter_map(|(_, conn)| conn.stream.as_ref().map(AsFd::as_fd))
+    /// The descriptors of these connections.
+    pub(crate) fn descriptors(&self, of: &[ConnId]) -> impl Iterator<Item = BorrowedFd<'_>> {
+        of.iter().filter_map(|id| self.conns.slots.at(*id)?.stream.as_ref().map(AsFd::as_fd))
     }
 
     /// Takes up what the image before left: the server's own state, the connections with their clients, the timers. To

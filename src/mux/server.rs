@@ -78,7 +78,8 @@ pub trait Server: Sized + 'static {
     }
 
     /// A restart is about to hand over: write into `out` what this object must know in the next image, beside its
-    /// settings. Called several times for each restart: it must change nothing outside `out`.
+    /// settings. Called several times for each restart: it must change nothing outside `out`. If it panics, the restart
+    /// is refused.
     fn save(&self, out: &mut StateWriter) {
         let _ = out;
     }

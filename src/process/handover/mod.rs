@@ -125,7 +125,7 @@ impl Restart {
     }
 
     fn probe<S: Server>(&self, mux: &mut Mux<S>, around: &Around) -> Result<Probe> {
-        let state = mux.state(SAMPLE_CONNS);
+        let state = mux.state(SAMPLE_CONNS)?;
         let files = Files { pid_files: None, log: around.log(false) };
         let packed = succession::pack_state(&state, self, mux, None, &files);
         let descriptors: Vec<BorrowedFd<'_>> =

@@ -21,6 +21,7 @@ use crate::mux::{LoopState, Mux, Server};
 use crate::process::around::Around;
 use crate::process::image::HANDOVER;
 use crate::signals::Signals;
+use crate::slots::ConnId;
 use crate::state::StateWriter;
 use crate::state::container::{Section, pack, unpack};
 use crate::sys::{self, Fork};
@@ -57,7 +58,9 @@ pub(super) fn hand_over<S: Server>(
         let alone = threads && logging && is_alone();
         let files = Files { pid_files: around.pid_files(), log: around.log(true) };
         match prepare(mux, restart, approved, &files) {
-            Ok(memory) => Succession { restart, approved, files, alone, memory }.run(mux, around),
+            Ok((memory, kept)) => {
+                Succession { restart, approved, files, alone, memory, kept }.run(mux, around)
+            }
             Err(error) => Stays::Kept(error),
         }
     };
@@ -78,15 +81,15 @@ fn is_alone() -> bool {
     true
 }
 
-/// Writes the state down, reads it again to be sure, and seals it.
+/// Writes the state down, reads it again to be sure, and seals it; with the connections that it has.
 fn prepare<S: Server>(
     mux: &mut Mux<S>,
     restart: &Restart,
     approved: &Approved,
     files: &Files<'_>,
-) -> Result<OwnedFd> {
+) -> Result<(OwnedFd, Vec<ConnId>)> {
     let fail = |error| Error::with_source(ErrorKind::Io, "the state cannot be written", error);
-    let state = mux.state(usize::MAX);
+    let state = mux.state(usize::MAX)?;
     let packed = pack_state(&state, restart, mux, Some(approved), files);
     let most = restart.limits.state_max_bytes;
     if packed.len() > most {
@@ -96,7 +99,7 @@ fn prepare<S: Server>(
         ));
     }
     unpack(&packed, &KNOWN)?;
-    sys::sealed_memory(c"lineplex-state", &packed).map_err(fail)
+    Ok((sys::sealed_memory(c"lineplex-state", &packed).map_err(fail)?, state.kept))
 }
 
 /// The sections of a state.
@@ -168,6 +171,8 @@ struct Succession<'a> {
     /// No other thread runs, so that a copy of this process is whole.
     alone: bool,
     memory: OwnedFd,
+    /// Connections that the state has.
+    kept: Vec<ConnId>,
 }
 
 impl Succession<'_> {
@@ -239,7 +244,7 @@ impl Succession<'_> {
         passed.extend(self.files.descriptors());
         passed.extend(self.approved.added.iter().filter_map(|kept| kept.listener.descriptor()));
         passed.extend(mux.listeners().filter_map(|(listener, _)| listener.descriptor()));
-        passed.extend(mux.descriptors());
+        passed.extend(mux.descriptors(&self.kept));
         let [commit, gone] = standby.map_or([-1; 2], Standby::numbers);
         let (own, memory, pid) =
             (sys::own_pid(), memory.as_raw_fd(), standby.map_or(0, |standby| standby.pid));
