@@ -9,6 +9,7 @@
 //! at one moment of the system's monotonic clock, which both images know.
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -324,7 +325,8 @@ impl<S: Server> Mux<S> {
         self.server.restore(&mut state.server)?;
         state.server.finish().map_err(|error| left_over("the server", &error))?;
         let slots_max = crate::sys::raise_descriptor_limit();
-        let mut entries: Vec<(ConnId, Conn)> = Vec::new();
+        // Not dropped if this fails: an adopted descriptor would be made blocking again, also for the image before.
+        let mut entries: ManuallyDrop<Vec<(ConnId, Conn)>> = ManuallyDrop::default();
         let mut wishes = Vec::new();
         while !state.conns.is_empty() {
             let saved = SavedConn::read(&mut state.conns)?;
@@ -335,7 +337,7 @@ impl<S: Server> Mux<S> {
             entries.push((id, conn));
         }
         let twice = || Error::new(ErrorKind::State, "two connections have the same name");
-        self.conns.slots = Slots::restored(entries, last).ok_or_else(twice)?;
+        self.conns.slots = Slots::restored(ManuallyDrop::into_inner(entries), last).ok_or_else(twice)?;
         for (key, at) in wishes {
             self.conns.grant_at(key, at);
         }

@@ -18,8 +18,9 @@ mod pid_file;
 mod privileges;
 mod status;
 
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::panic;
+use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Mutex;
@@ -175,7 +176,7 @@ impl Start {
             Birth::Fresh => fatal(server, error),
             Birth::Probe(trial) => {
                 trial.refuse(error);
-                ExitCode::from(error.exit_status())
+                sys::exit_now(error.exit_status().into())
             }
             Birth::Heir(heir) => give_up(heir, None, error),
         }
@@ -208,7 +209,7 @@ fn begin<S: Server>(mut server: S, mut config: Config, mut start: Start) -> Exit
     let Start { image, birth, inherited, .. } = start;
     let status = match (birth, life) {
         (Birth::Fresh, Some(life)) => fresh(server, config, image, life, around),
-        (Birth::Probe(trial), _) => probe(server, &config, *trial),
+        (Birth::Probe(trial), _) => probe(server, &config, *trial, logger.as_deref()),
         (Birth::Heir(heir), _) => inherit(server, config, image, *heir, inherited, around),
         (Birth::Fresh, None) => unreachable!("a fresh process has a life"),
     };
@@ -309,15 +310,33 @@ fn set_up<S: Server>(mux: &mut Mux<S>, config: &Config, signals: Signals, around
     Ok(())
 }
 
-/// Tries a restart for the image that serves.
-fn probe<S: Server>(mut server: S, config: &Config, mut trial: Trial) -> ExitCode {
-    match rehearse(&mut server, config, &mut trial) {
-        Ok(()) => ExitCode::SUCCESS,
+/// Tries a restart for the image that serves. What the application cleans up at its end is not the probe's to clean up:
+/// it ends here.
+fn probe<S: Server>(server: S, config: &Config, mut trial: Trial, logger: Option<&Logger>) -> ExitCode {
+    let mut server = ManuallyDrop::new(server);
+    let status = match contained(|| rehearse(&mut *server, config, &mut trial)) {
+        Ok(()) => 0,
         Err(error) => {
             trial.refuse(&error);
-            ExitCode::from(error.exit_status())
+            error.exit_status()
         }
+    };
+    if let Some(logger) = logger {
+        logger.flush(END_FLUSH);
     }
+    sys::exit_now(status.into())
+}
+
+/// What `work` gives; a panic of the application in it is an error.
+fn contained<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text");
+        let error = Error::new(ErrorKind::Hook, format!("a hook panicked: {text}"));
+        // Its drop is the application's as well.
+        std::mem::forget(panic);
+        Err(error)
+    })
 }
 
 fn rehearse<S: Server>(server: &mut S, config: &Config, trial: &mut Trial) -> Result<()> {
@@ -339,7 +358,7 @@ fn inherit<S: Server>(
     mut inherited: Inherited,
     mut around: Around,
 ) -> ExitCode {
-    let taken = take_up(server, &config, &mut heir, &mut inherited, &around)
+    let taken = contained(|| take_up(server, &config, &mut heir, &mut inherited, &around))
         .and_then(|taken| Ok((taken, heir.pid_file(&config)?)));
     let ((mut mux, paths, removed), pid_file) = match taken {
         Ok(taken) => taken,
@@ -369,22 +388,24 @@ fn inherit<S: Server>(
 /// A loop that is ready, the claims to the paths of its listeners, and the names of those that are to go, its last ones.
 type Taken<S> = (Mux<S>, Vec<Option<OwnedPath>>, Vec<String>);
 
-/// Everything up to the commit: nothing of it touches a client, so all of it can be undone by ending.
+/// Everything up to the commit: nothing of it touches a client, so all of it can be undone by ending. If it fails,
+/// neither the loop nor the server is dropped: what they would clean up is the image before's again.
 fn take_up<S: Server>(
-    mut server: S,
+    server: S,
     config: &Config,
     heir: &mut Heir,
     inherited: &mut Inherited,
     around: &Around,
 ) -> Result<Taken<S>> {
+    let mut server = ManuallyDrop::new(server);
     let signals = take_signals()?;
-    configured(&mut server, config)?;
+    configured(&mut *server, config)?;
     server.pre_bind_hook(config)?;
     server.restart_open_hook(config)?;
     let there = std::mem::take(&mut heir.will.listeners);
     let sorted = Sorted::sort(&config.listen, there, &config.limits, |fd| inherited.take(fd))?;
     server.post_bind_hook(config)?;
-    let mut mux = Mux::new(server, config.limits.clone())?;
+    let mut mux = ManuallyDrop::new(Mux::new(ManuallyDrop::into_inner(server), config.limits.clone())?);
     let removed = sorted.removed.iter().map(|kept| kept.listener.name().to_owned()).collect();
     let mut paths = Vec::new();
     for mut kept in sorted.open.into_iter().chain(sorted.removed) {
@@ -393,14 +414,14 @@ fn take_up<S: Server>(
     }
     mux.restore(heir.loop_reader()?, &mut |fd| inherited.take(fd))?;
     set_up(&mut mux, config, signals, around)?;
-    Ok((mux, paths, removed))
+    Ok((ManuallyDrop::into_inner(mux), paths, removed))
 }
 
 /// This image cannot take over; the one before goes on. Nothing is cleaned up: it is not ours.
 fn give_up(heir: &Heir, logger: Option<&Logger>, error: &Error) -> ExitCode {
     log::error!("the restart is given up: {}", error.chain());
     if let Some(logger) = logger {
-        logger.flush(Duration::from_secs(1));
+        logger.flush(END_FLUSH);
     }
     heir.give_up(error);
     sys::exit_now(error.exit_status().into())
@@ -496,3 +517,6 @@ fn program() -> String {
         path.as_deref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned());
     name.unwrap_or_else(|| "server".to_owned())
 }
+
+/// For the log of a process that ends at once.
+const END_FLUSH: Duration = Duration::from_secs(1);

@@ -120,6 +120,14 @@ pub(crate) fn monotonic() -> Duration {
     now.into()
 }
 
+/// Has this process killed when the thread that started it ends, as it does with its process, where the system can do
+/// that (`prctl(2)`, `PR_SET_PDEATHSIG`).
+pub(crate) fn end_with_parent() {
+    // A number that every system with this call knows.
+    #[cfg(target_os = "linux")]
+    let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
+}
+
 fn one_process(pid: i32) -> io::Result<Pid> {
     if pid > 0 {
         return Ok(Pid::from_raw(pid));

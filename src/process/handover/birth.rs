@@ -12,6 +12,7 @@ use super::link::Standby;
 use super::listeners::{self, Described};
 use super::trial::Trial;
 use crate::config::Config;
+use crate::logging;
 use crate::mux::LoopReader;
 use crate::process::image::{HANDOVER, Image};
 use crate::process::pid_file::PidFile;
@@ -69,13 +70,13 @@ impl Birth {
         if value == PROBE {
             return Ok(Self::Probe(Box::new(Trial::begin(image)?)));
         }
-        let heir = Heir::read(&value, image, inherited);
-        heir.map(|heir| Self::Heir(Box::new(heir)))
+        Heir::born(&value, image, inherited).map(|heir| Self::Heir(Box::new(heir)))
     }
 }
 
 impl Heir {
-    fn read(value: &str, image: &mut Image, inherited: &mut Inherited) -> Result<Self> {
+    /// Ends this process if what was left to it cannot be read, and says why to the standby.
+    fn born(value: &str, image: &mut Image, inherited: &mut Inherited) -> Result<Self> {
         let fail = |what: &str| Error::new(ErrorKind::State, format!("{HANDOVER}={value}: {what}"));
         let broken =
             |error: io::Error| Error::with_source(ErrorKind::State, "the state cannot be taken over", error);
@@ -86,8 +87,6 @@ impl Heir {
         if pid != sys::own_pid() {
             return Err(fail("is meant for another process; unset it"));
         }
-        let memory = inherited.take(memory).map_err(broken)?;
-        let state = Sections::of(sys::read_sealed(&memory, STATE_READ_MAX).map_err(broken)?)?;
         let standby = match standby {
             0 => None,
             pid => {
@@ -95,8 +94,24 @@ impl Heir {
                 Some(Standby::inherited(commit.map_err(broken)?, gone.map_err(broken)?, pid))
             }
         };
-        let will = Will::read(&state, image, &mut |fd| inherited.take(fd))?;
-        Ok(Self { will, state, standby })
+        let mut read = || {
+            let memory = inherited.take(memory).map_err(broken)?;
+            let state = Sections::of(sys::read_sealed(&memory, STATE_READ_MAX).map_err(broken)?)?;
+            let will = Will::read(&state, image, &mut |fd| inherited.take(fd))?;
+            Ok((state, will))
+        };
+        match read() {
+            Ok((state, will)) => Ok(Self { will, state, standby }),
+            Err(error) => {
+                let error: Error = error;
+                logging::fatal(&error.chain());
+                if let Some(standby) = standby {
+                    standby.give_up(&error.chain());
+                }
+                // The application must not go on in this process as if its server had come to an end.
+                sys::exit_now(error.exit_status().into())
+            }
+        }
     }
 
     /// The state of the loop.

@@ -101,9 +101,8 @@ impl Restart {
     pub(super) fn due(&self) -> Option<Instant> {
         match &self.stage {
             Stage::Idle => None,
-            Stage::Probing(_, until) | Stage::Resting(_, until) | Stage::Settling(_, until, _) => {
-                Some(*until)
-            }
+            Stage::Probing(probe, until) => probe.due().into_iter().chain([*until]).min(),
+            Stage::Resting(_, until) | Stage::Settling(_, until, _) => Some(*until),
         }
     }
 

@@ -12,11 +12,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::birth::{PROBE, Sections, Will};
 use super::link::TEXT_MAX;
 use super::listeners::{self, Described, Kept, Sorted};
 use crate::config::{Config, Limits};
+use crate::logging;
 use crate::mux::{Mux, Server};
 use crate::process::image::{HANDOVER, Image};
 use crate::state::container::{Section, pack, unpack};
@@ -34,16 +36,31 @@ pub(crate) struct Trial {
 }
 
 impl Trial {
-    /// Receives what there is to try.
+    /// Receives what there is to try. If it cannot be read, this process ends, and says why to the image that serves.
     pub(super) fn begin(image: &mut Image) -> Result<Self> {
+        // It has the listeners, and must not keep them if the image that serves is killed.
+        sys::end_with_parent();
         let fail = |error: io::Error| Error::with_source(ErrorKind::State, "the probe has no channel", error);
         let channel = io::stdin().as_fd().try_clone_to_owned().map_err(fail)?;
         sys::close_stdin().map_err(fail)?;
+        match Self::receive(&channel, image) {
+            Ok((state, descriptors, will)) => Ok(Self { channel, state, descriptors, will }),
+            Err(error) => {
+                logging::fatal(&error.chain());
+                refuse(&channel, &error);
+                sys::exit_now(error.exit_status().into())
+            }
+        }
+    }
+
+    fn receive(channel: &OwnedFd, image: &mut Image) -> Result<(Sections, Vec<Option<OwnedFd>>, Will)> {
+        let fail =
+            |error: io::Error| Error::with_source(ErrorKind::State, "the probe is sent nothing", error);
         let (mut memory, mut received) = (None, Vec::new());
         let mut expected = 0;
         let mut buffer = [0; 64];
         while memory.is_none() || received.len() < expected {
-            let (length, descriptors) = sys::receive_with_fds(&channel, &mut buffer).map_err(fail)?;
+            let (length, descriptors) = sys::receive_with_fds(channel, &mut buffer).map_err(fail)?;
             let mut descriptors = descriptors.into_iter();
             if memory.is_none() {
                 let text = std::str::from_utf8(&buffer[..length]).unwrap_or("");
@@ -60,7 +77,7 @@ impl Trial {
         let state = Sections::of(sys::read_sealed(&memory, SAMPLE_READ_MAX).map_err(fail)?)?;
         let mut none = |_| Err(io::ErrorKind::Unsupported.into());
         let will = Will::read(&state, image, &mut none)?;
-        Ok(Self { channel, state, descriptors: received, will })
+        Ok((state, received, will))
     }
 
     /// Takes over the listeners that stay and opens those that are new.
@@ -107,12 +124,15 @@ impl Trial {
 
     /// Something is wrong: says what.
     pub(crate) fn refuse(&self, error: &Error) {
-        let text = error.chain();
-        let mut message = b"no ".to_vec();
-        message.extend(text.bytes().take(TEXT_MAX));
-        // If nobody listens any more, nobody needs to know.
-        let _ = sys::send_with_fds(&self.channel, &message, &[]);
+        refuse(&self.channel, error);
     }
+}
+
+fn refuse(channel: &OwnedFd, error: &Error) {
+    let mut message = b"no ".to_vec();
+    message.extend(error.chain().bytes().take(TEXT_MAX));
+    // If nobody listens any more, nobody needs to know.
+    let _ = sys::send_with_fds(channel, &message, &[]);
 }
 
 /// The side of the image that serves.
@@ -121,6 +141,8 @@ pub(super) struct Probe {
     child: Child,
     pub(super) channel: OwnedFd,
     received: Received,
+    /// When its end of the channel was found closed.
+    closed: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -157,7 +179,7 @@ impl Probe {
         let child = command.spawn().map_err(fail)?;
         // The command holds the other end: with it gone, the end of the probe is the end of the channel.
         drop(command);
-        let probe = Self { child, channel: ours, received: Received::default() };
+        let probe = Self { child, channel: ours, received: Received::default(), closed: None };
         match send(&probe.channel, &listeners.len().to_string(), &memory, listeners) {
             // One that ended at once has said why, or its status does.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(fail(error)),
@@ -172,18 +194,19 @@ impl Probe {
     pub(super) fn answer(&mut self, limits: &Limits) -> Option<Result<Approved>> {
         let mut buffer = vec![0; TEXT_MAX + 16];
         loop {
-            if !sys::wait_readable(&self.channel, std::time::Duration::ZERO).unwrap_or(true) {
+            // Where the system cannot tell, nothing is read that might have to be waited for: the time limit decides.
+            if !sys::wait_readable(&self.channel, Duration::ZERO).unwrap_or(false) {
                 return None;
             }
             match sys::receive_with_fds(&self.channel, &mut buffer) {
-                Ok((0, _)) => return Some(Err(self.ended())),
+                Ok((0, _)) => return self.ended().map(Err),
                 Ok((length, descriptors)) => match self.take(&buffer[..length], descriptors, limits) {
                     None => {}
                     done => return done,
                 },
                 // It has ended before it read everything.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                    return Some(Err(self.ended()));
+                    return self.ended().map(Err);
                 }
                 Err(error) => {
                     return Some(Err(Error::with_source(ErrorKind::Io, "the probe's answer", error)));
@@ -211,9 +234,25 @@ impl Probe {
             .then(|| approve(memory, std::mem::take(&mut received.descriptors), limits))
     }
 
-    fn ended(&mut self) -> Error {
-        let how = self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
-        Error::new(ErrorKind::State, format!("the new image ended in the probe without a word ({how})"))
+    /// When to ask again although nothing has come.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.closed.map(|_| Instant::now() + LOOK_TIME)
+    }
+
+    /// Its end of the channel is closed: it has ended, or is about to; none if it needs a moment more.
+    fn ended(&mut self) -> Option<Error> {
+        let since = *self.closed.get_or_insert_with(Instant::now);
+        let how = match self.child.try_wait() {
+            Ok(None) if since.elapsed() < END_TIME => return None,
+            Ok(None) => {
+                let what = "the new image closed its end in the probe without a word, and does not end";
+                return Some(Error::new(ErrorKind::State, what));
+            }
+            Ok(Some(status)) => status.to_string(),
+            Err(error) => error.to_string(),
+        };
+        let what = format!("the new image ended in the probe without a word ({how})");
+        Some(Error::new(ErrorKind::State, what))
     }
 }
 
@@ -256,6 +295,9 @@ fn send(channel: &OwnedFd, word: &str, memory: &OwnedFd, descriptors: &[Borrowed
     Ok(())
 }
 
+/// For a probe that has closed its end to end itself, and between two looks whether it has.
+const END_TIME: Duration = Duration::from_secs(1);
+const LOOK_TIME: Duration = Duration::from_millis(2);
 /// The one section of an answer.
 const ANSWER: u16 = 16;
 /// Descriptors that one message carries; the system takes 253.
