@@ -31,9 +31,10 @@ impl Clock {
 
     /// The moment that another image had stamped.
     pub(super) fn of(stamp: Duration) -> Self {
-        let now = Self::now();
-        let passed = now.stamp.saturating_sub(stamp);
-        Self { at: now.at.checked_sub(passed).unwrap_or(now.at), stamp }
+        // In this order, and in `now` in the other: what lies between two looks at the clock makes a timer late, never early.
+        let passed = crate::sys::monotonic().saturating_sub(stamp);
+        let now = Instant::now();
+        Self { at: now.checked_sub(passed).unwrap_or(now), stamp }
     }
 
     fn left(&self, until: Instant) -> Duration {
