@@ -17,25 +17,18 @@ pub(super) struct Image {
     pub(super) environment: Vec<(OsString, OsString)>,
     /// None if it was gone already.
     pub(super) directory: Option<PathBuf>,
+    /// Its number then: another one than now in a standby that has taken over.
+    pid: u32,
 }
 
 impl Image {
-    /// # Errors
-    /// The system does not say which program this is.
-    pub(super) fn of_process() -> io::Result<Self> {
+    pub(super) fn of_process() -> Self {
         let arguments: Vec<OsString> = env::args_os().collect();
-        let directory = env::current_dir().ok();
-        let running = env::current_exe()?;
-        let program = match arguments.first().map(Path::new) {
-            Some(called) if called.components().count() > 1 => {
-                let called = std::path::absolute(called)?;
-                if same_file(&called, &running) { called } else { running }
-            }
-            _ => running,
-        };
+        let called = arguments.first().map(PathBuf::from).unwrap_or_default();
+        let program = program(called, env::current_exe().ok(), env::var_os("PATH"));
         let own = |name: &OsString| OURS.iter().any(|ours| name == ours);
         let environment = env::vars_os().filter(|(name, _)| !own(name)).collect();
-        Ok(Self { program, arguments, environment, directory })
+        Self { program, arguments, environment, directory: env::current_dir().ok(), pid: std::process::id() }
     }
 
     /// Calls `work` in the working directory of the start, where relative paths mean what they meant. If that is gone,
@@ -51,7 +44,8 @@ impl Image {
         result
     }
 
-    /// Argument and environment lists for `execve(2)`, with one variable more.
+    /// Argument and environment lists for `execve(2)`, with one variable more. The next image is watched as this one is,
+    /// also when it is another process than the first.
     ///
     /// # Errors
     /// None that a system allows: what came by `execve` holds no NUL byte.
@@ -60,7 +54,10 @@ impl Image {
         let arguments: Result<Vec<CString>, _> =
             self.arguments.iter().map(|word| CString::new(word.as_bytes())).collect();
         let mut environment = Vec::with_capacity(self.environment.len() + 1);
+        let own = OsString::from(std::process::id().to_string());
         for (name, value) in &self.environment {
+            let means_us = name == WATCHED && value.to_str() == Some(&self.pid.to_string());
+            let value = if means_us { &own } else { value };
             environment.push(CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())?);
         }
         environment.push(CString::new(format!("{name}={value}"))?);
@@ -80,6 +77,20 @@ impl Image {
     }
 }
 
+/// Where the program is that was started under the name `called`, of which the system says that it is `running`, unless
+/// it has no `/proc`. If it is nowhere to be found, that name: a restart then says that it does not exist.
+fn program(called: PathBuf, running: Option<PathBuf>, search: Option<OsString>) -> PathBuf {
+    if called.components().count() > 1 {
+        let called = std::path::absolute(&called).unwrap_or(called);
+        return running.filter(|running| running.exists() && !same_file(&called, running)).unwrap_or(called);
+    }
+    running.unwrap_or_else(|| {
+        let folders = search.iter().flat_map(env::split_paths);
+        let found = folders.map(|folder| folder.join(&called)).find(|path| path.is_file());
+        found.and_then(|path| std::path::absolute(path).ok()).unwrap_or(called)
+    })
+}
+
 fn same_file(one: &Path, other: &Path) -> bool {
     let identity = |path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
     matches!((identity(one), identity(other)), (Ok(one), Ok(other)) if one == other)
@@ -88,5 +99,50 @@ fn same_file(one: &Path, other: &Path) -> bool {
 /// Says to a new image what it is: see `handover/birth.rs`.
 pub(super) const HANDOVER: &str = "LINEPLEX_HANDOVER";
 
+/// Whom the service manager's watchdog means (`sd_watchdog_enabled(3)`).
+const WATCHED: &str = "WATCHDOG_PID";
+
 /// Variables that concern one image only.
 const OURS: [&str; 5] = [HANDOVER, "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(pid: u32, environment: &[(&str, &str)]) -> Image {
+        let environment = environment.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        Image { program: "/bin/true".into(), arguments: Vec::new(), environment, directory: None, pid }
+    }
+
+    #[test]
+    fn the_image_after_a_standby_that_took_over_is_watched_under_its_own_number() {
+        let own = format!("WATCHDOG_PID={}", std::process::id());
+        let listed = |pid: u32, value: &str| {
+            let (_, _, environment) = image(pid, &[("WATCHDOG_PID", value)]).lists("A", "b").unwrap();
+            environment[0].to_str().unwrap().to_owned()
+        };
+        assert_eq!(listed(12_345, "12345"), own);
+        assert_eq!(listed(std::process::id(), &std::process::id().to_string()), own);
+        assert_eq!(listed(12_345, "54321"), "WATCHDOG_PID=54321", "another process is meant");
+    }
+
+    #[test]
+    fn a_program_is_found_where_it_was_called_and_without_proc_by_its_name() {
+        let shell = PathBuf::from("/bin/sh");
+        let real = fs::canonicalize(&shell).unwrap();
+        assert_eq!(
+            program(shell.clone(), Some(real.clone()), None),
+            shell,
+            "a link may lead elsewhere later"
+        );
+        assert_eq!(program("/bin/ls".into(), Some(real.clone()), None), real, "any name can be put first");
+        assert_eq!(program("sh".into(), Some(real.clone()), None), real);
+        assert_eq!(program(shell.clone(), Some("/bin/sh (deleted)".into()), None), shell);
+        assert_eq!(program(shell.clone(), None, None), shell);
+        assert_eq!(program("sh".into(), None, Some("/nonexistent:/bin".into())), shell);
+        assert_eq!(
+            program("no such program".into(), None, Some("/bin".into())),
+            Path::new("no such program")
+        );
+    }
+}

@@ -129,7 +129,7 @@ impl Start {
     fn of_process() -> Result<Self, NoStart> {
         let fail = |error| NoStart(Error::with_source(ErrorKind::Io, "cannot look at this process", error));
         let mut inherited = Inherited::at_start().map_err(fail)?;
-        let mut image = Image::of_process().map_err(fail)?;
+        let mut image = Image::of_process();
         let birth = Birth::of_process(&mut image, &mut inherited).map_err(NoStart)?;
         let passed = match birth {
             Birth::Fresh => Passed::of_process(&mut inherited).map_err(NoStart)?,
