@@ -184,6 +184,11 @@ impl Restart {
             self.stage = Stage::Resting(approved, until);
             return;
         }
+        if std::mem::take(&mut self.again) {
+            // Whoever goes on finds the signal pending, and this image would forget what it remembers. To oneself it
+            // cannot fail.
+            let _ = sys::kill(sys::own_pid(), libc::SIGHUP);
+        }
         let stays = succession::hand_over(mux, self, &approved, around);
         mux.rest_for_handover(false);
         match stays {

@@ -1,0 +1,87 @@
+//! Restarts whose new image is a script in the place of the program: it does what no program of ours would, before it
+//! becomes the server, or instead.
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::fs::{self, File, Permissions};
+use std::io::Write as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::PathBuf;
+use std::process::Command;
+
+use common::{Child, Client, TempDir, example};
+
+#[test]
+fn a_restart_that_is_asked_for_during_a_restart_follows_it() {
+    let mut server = Server::start(&["--log_level=4"]);
+    let gate = server.path("gate");
+    assert!(Command::new("mkfifo").arg(&gate).status().expect("there is a mkfifo").success());
+    // The probe waits at the gate, whoever comes after it does not.
+    server.replace("if [ -p $0.gate ]; then read line < $0.gate; rm $0.gate; fi; exec $REAL \"$@\"");
+    let mut client = server.client();
+    client.send("half a ");
+    server.child.signal("HUP");
+    let mut opened = File::create(&gate).expect("the probe opens the other end");
+    server.child.wait_for("SIGHUP received");
+    server.child.signal("HUP");
+    server.child.wait_for("SIGHUP received");
+    opened.write_all(b"go on\n").expect("the probe reads");
+    for restart in 1..=2 {
+        server.child.wait_for(&format!("restart {restart} done"));
+    }
+    client.send("line\n");
+    assert_eq!(client.expect_line(), "half a line");
+    server.stop();
+}
+
+/// A running echo server, started by a path that can lead elsewhere.
+struct Server {
+    child: Child,
+    address: String,
+    directory: TempDir,
+}
+
+impl Server {
+    #[track_caller]
+    fn start(options: &[&str]) -> Self {
+        let directory = TempDir::new();
+        let program = directory.path().join(PROGRAM);
+        symlink(example("echo"), &program).expect("a link can be made");
+        let mut command = Command::new(&program);
+        command.arg("--port=127.0.0.1:0").args(options).env("REAL", example("echo"));
+        let mut child = Child::spawn(&mut command);
+        let address = child.wait_for_address().to_string();
+        Self { child, address, directory }
+    }
+
+    /// `$0.NAME` of a script.
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(format!("{PROGRAM}.{name}"))
+    }
+
+    /// From now on the program is this script; `$REAL` is the server.
+    #[track_caller]
+    fn replace(&self, script: &str) {
+        let made = self.path("new");
+        fs::write(&made, format!("#!/bin/sh\n{script}\n")).expect("a script can be written");
+        fs::set_permissions(&made, Permissions::from_mode(0o755)).expect("it is ours");
+        fs::rename(made, self.directory.path().join(PROGRAM)).expect("it is ours");
+    }
+
+    #[track_caller]
+    fn client(&self) -> Client {
+        let mut client = Client::connect(&self.address);
+        client.send("here\n");
+        assert_eq!(client.expect_line(), "here");
+        client
+    }
+
+    #[track_caller]
+    fn stop(mut self) {
+        self.child.signal("TERM");
+        assert_eq!(self.child.expect_exit().code(), Some(0), "{}", self.child);
+    }
+}
+
+const PROGRAM: &str = "server";
