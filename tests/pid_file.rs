@@ -191,11 +191,11 @@ fn the_number_of_a_dead_server_is_overwritten_with_a_warning() {
     assert_eq!(server.home.pid(), Some(dead), "nobody could take it away");
     let flow = Flow::started(&mut server.home.command());
     assert_eq!(server.home.pid(), Some(flow.child.id()));
+    flow.stop();
     let log = server.home.log();
     let warning =
         format!("warn  stale pid file {}: {dead} is not running here", server.home.pid_file().display());
     assert!(log.contains(&warning), "{log}");
-    flow.stop();
     assert!(!server.home.pid_file().exists());
 }
 
@@ -207,8 +207,8 @@ fn the_number_of_an_unrelated_process_that_lives_is_no_obstacle() {
     fs::write(home.pid_file(), format!("{}\n", other.id())).unwrap();
     let flow = Flow::started(&mut home.command());
     assert_eq!(home.pid(), Some(flow.child.id()));
-    assert!(home.log().contains(&format!("{} is not running here", other.id())), "{}", home.log());
     flow.stop();
+    assert!(home.log().contains(&format!("{} is not running here", other.id())), "{}", home.log());
     assert!(other.try_wait().unwrap().is_none(), "it lives on");
     other.kill().unwrap();
     other.wait().unwrap();

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its part of this module")]
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 
 use crate::common::served::wait_until;
@@ -184,12 +184,12 @@ pub(crate) fn is_alive(pid: u32) -> bool {
 /// The line `key` of `/proc/PID/status`, without the key.
 #[track_caller]
 pub(crate) fn status_line(pid: u32, key: &str) -> String {
-    status_line_of(&PathBuf::from(format!("/proc/{pid}/status")), key)
+    line_of(&fs::read_to_string(format!("/proc/{pid}/status")).expect("the server runs"), key)
 }
 
+/// The line `key` of such a text.
 #[track_caller]
-pub(crate) fn status_line_of(path: &Path, key: &str) -> String {
-    let text = fs::read_to_string(path).expect("the server runs");
+pub(crate) fn line_of(text: &str, key: &str) -> String {
     let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
     line.unwrap_or_else(|| panic!("no {key} in {text}")).split_whitespace().collect::<Vec<_>>().join(" ")
 }
