@@ -3,7 +3,8 @@
 //!     cargo run --example hooks
 //!     telnet 127.0.0.1 20203
 //!
-//! Say `close`, `deny` the next peer, `stop`, or anything else.
+//! Say `close`, `deny` the next peer, `drain` (then a restart does not keep you), `stop`, or anything else. A SIGHUP
+//! restarts it: with the same process id, the same listeners and whoever is connected.
 
 use std::io;
 use std::process::ExitCode;
@@ -11,8 +12,10 @@ use std::time::Duration;
 
 use lineplex::config::{Config, ConfigBuilder};
 use lineplex::signals::Signal;
+use lineplex::state::{StateReader, StateWriter};
 use lineplex::{
-    CloseReason, Closing, ConnId, Context, Error, Input, MuxCallback, Outcome, Peer, Result, Room, Server,
+    CloseReason, Closing, ConnId, Context, Error, Input, MuxCallback, Outcome, Peer, Result, Room, Saved,
+    Server,
 };
 
 #[derive(Default)]
@@ -20,7 +23,10 @@ struct Told {
     deny_next: bool,
 }
 
-struct ToldClient;
+struct ToldClient {
+    number: u64,
+    drains: bool,
+}
 
 impl Server for Told {
     type Client = ToldClient;
@@ -41,9 +47,28 @@ impl Server for Told {
         Ok(())
     }
 
+    fn restart_open_hook(&mut self, _config: &Config) -> Result<()> {
+        println!("restart_open_hook");
+        Ok(())
+    }
+
     fn post_bind_hook(&mut self, _config: &Config) -> Result<()> {
         println!("post_bind_hook");
         Ok(())
+    }
+
+    fn save(&self, _out: &mut StateWriter) {
+        println!("save");
+    }
+
+    fn restore(&mut self, _state: &mut StateReader<'_>) -> Result<()> {
+        println!("restore");
+        Ok(())
+    }
+
+    fn restore_client(&mut self, peer: &Peer, _state: &mut StateReader<'_>) -> Result<ToldClient> {
+        println!("restore_client: #{}", peer.serial);
+        Ok(ToldClient { number: peer.serial, drains: false })
     }
 
     fn pre_loop_hook(&mut self, room: &mut Room<'_, Self>) -> Result<()> {
@@ -68,7 +93,7 @@ impl Server for Told {
 
     fn client(&mut self, peer: &Peer) -> ToldClient {
         println!("client: #{}", peer.serial);
-        ToldClient
+        ToldClient { number: peer.serial, drains: false }
     }
 
     fn post_process_request_hook(&mut self, _room: &mut Room<'_, Self>, peer: &Peer, outcome: Outcome) {
@@ -95,6 +120,19 @@ impl Server for Told {
         println!("post_child_cleanup_hook");
     }
 
+    fn restart_close_hook(&mut self) {
+        println!("restart_close_hook");
+    }
+
+    fn restart_failed_hook(&mut self, _room: &mut Room<'_, Self>, error: &Error) {
+        println!("restart_failed_hook: {error}");
+    }
+
+    fn reload_hook(&mut self, _room: &mut Room<'_, Self>, config: &Config) -> Result<()> {
+        println!("reload_hook: {} listener(s)", config.listen.len());
+        Ok(())
+    }
+
     fn fatal_hook(&mut self, error: &Error) {
         println!("fatal_hook: {error}");
     }
@@ -112,6 +150,7 @@ impl MuxCallback<Told> for ToldClient {
             match line {
                 b"close" => ctx.close(),
                 b"deny" => ctx.server.deny_next = true,
+                b"drain" => self.drains = true,
                 b"stop" => ctx.conns.stop(3),
                 b"wake" => ctx.conns.wake(ctx.id),
                 b"wait" => ctx.set_timeout(Duration::from_millis(50)),
@@ -145,6 +184,11 @@ impl MuxCallback<Told> for ToldClient {
 
     fn close(&mut self, ctx: &mut Context<'_, Told>, reason: &CloseReason) {
         println!("close: #{} ({reason})", ctx.peer.serial);
+    }
+
+    fn save(&self, _out: &mut StateWriter) -> Saved {
+        println!("save: #{}", self.number);
+        if self.drains { Saved::Drain } else { Saved::Keep }
     }
 }
 

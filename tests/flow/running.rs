@@ -1,13 +1,15 @@
-//! A running server of tests/flow/server.rs, and how one looks at it.
+//! A running server of tests/flow/server.rs, how one looks at it, and how one restarts it.
 
 #![allow(dead_code, reason = "each test file uses its part of this module")]
 
-use std::path::Path;
+use std::io::{BufRead, BufReader};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::Instant;
 
-use crate::common::{Child, Client, DEADLINE, example};
+use crate::common::{Child, Client, DEADLINE, TempDir, example};
 
 /// A running server and what it tells on its standard output.
 pub(crate) struct Flow {
@@ -51,6 +53,57 @@ impl Flow {
         client
     }
 
+    /// SIGHUP, and everything that is told until the next image is about to serve.
+    #[track_caller]
+    pub(crate) fn restart(&mut self) -> Vec<String> {
+        self.child.signal("HUP");
+        self.restarted()
+    }
+
+    /// The restart that was asked for is over: everything that was told until the next image was about to serve.
+    #[track_caller]
+    pub(crate) fn restarted(&mut self) -> Vec<String> {
+        self.wait_for_restart();
+        self.told_until_ready()
+    }
+
+    /// Waits until the log says that a restart is done; the line.
+    #[track_caller]
+    pub(crate) fn wait_for_restart(&mut self) -> String {
+        loop {
+            let line = self.child.wait_for("restart ");
+            assert!(!line.contains("restart failed"), "{line}; {}", self.child);
+            if line.contains(" done; ") {
+                return line;
+            }
+        }
+    }
+
+    /// The lines before the next one that says where it listens.
+    #[track_caller]
+    pub(crate) fn told_until_ready(&mut self) -> Vec<String> {
+        let mut told = Vec::new();
+        loop {
+            let line = self.told.expect_line();
+            match line.strip_prefix("ready ") {
+                Some(addrs) => {
+                    self.addrs = addrs.split_whitespace().map(str::to_owned).collect();
+                    return told;
+                }
+                None => told.push(line),
+            }
+        }
+    }
+
+    /// SIGHUP, which is answered with a refusal: the line in the log.
+    #[track_caller]
+    pub(crate) fn refused_restart(&mut self) -> String {
+        self.child.signal("HUP");
+        let line = self.child.wait_for("restart failed");
+        while !self.told.expect_line().starts_with("restart_failed_hook: ") {}
+        line
+    }
+
     /// Waits for the end and gives the exit status and all of standard error.
     #[track_caller]
     pub(crate) fn ended(&mut self) -> (Option<i32>, String) {
@@ -65,6 +118,72 @@ impl Flow {
         let (status, log) = self.ended();
         assert_eq!(status, Some(0), "{log}");
         log
+    }
+}
+
+/// A place where a server waits in one of its hooks, as `FLOW_AT` says, until it is let go.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    directory: TempDir,
+    listener: Option<UnixListener>,
+}
+
+/// A server that waits; dropped, it goes on.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    /// Who waits: `probe:post_bind_hook`.
+    pub(crate) who: String,
+    pub(crate) pid: u32,
+    _stream: UnixStream,
+}
+
+impl Gate {
+    /// Nobody waits there before [`close`](Self::close).
+    #[track_caller]
+    pub(crate) fn new() -> Self {
+        Self { directory: TempDir::new(), listener: None }
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.directory.path().join("gate")
+    }
+
+    /// What `FLOW_AT` says so that whoever comes there does as told: `WHO:HOOK=WHAT`.
+    pub(crate) fn at(&self, wish: &str) -> String {
+        format!("{wish}:{}", self.path().display())
+    }
+
+    /// From now on whoever comes there does as told.
+    #[track_caller]
+    pub(crate) fn close(&mut self) {
+        let listener = UnixListener::bind(self.path()).expect("a fresh path can be bound");
+        listener.set_nonblocking(true).expect("a socket can be non-blocking");
+        self.listener = Some(listener);
+    }
+
+    /// From now on everybody passes.
+    #[track_caller]
+    pub(crate) fn open(&mut self) {
+        std::fs::remove_file(self.path()).expect("the gate was closed");
+        self.listener = None;
+    }
+
+    /// Waits until somebody has come there.
+    #[track_caller]
+    pub(crate) fn wait(&self) -> Waiting {
+        let listener = self.listener.as_ref().expect("the gate is closed");
+        let mut came = None;
+        wait_until("somebody comes to the gate", || {
+            came = listener.accept().ok();
+            came.is_some()
+        });
+        let (stream, _) = came.expect("somebody has come");
+        stream.set_nonblocking(false).expect("a socket can be blocking");
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line).expect("who waits says so");
+        let (who, pid) = line.trim_end().split_once(' ').expect("a name and a number");
+        let pid = pid.parse().expect("a process id");
+        Waiting { who: who.to_owned(), pid, _stream: stream }
     }
 }
 

@@ -1,0 +1,12 @@
+//! The restart in place: what goes on, what is told, what refuses it, and who comes through it.
+//!
+//! Each test runs a process of its own: the server of tests/flow/server.rs, which does what its clients say, or an
+//! example. SIGHUP goes to that process alone. A restart is over when the log says so; nothing else is waited for but
+//! lines, bytes, files and ends. The numbers in the comments are those of the acceptance cases of the flow.
+
+mod common;
+#[path = "flow/running.rs"]
+mod running;
+
+#[path = "restart/order.rs"]
+mod order;
