@@ -8,5 +8,7 @@ mod common;
 #[path = "flow/running.rs"]
 mod running;
 
+#[path = "restart/leaving.rs"]
+mod leaving;
 #[path = "restart/order.rs"]
 mod order;

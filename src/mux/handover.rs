@@ -39,6 +39,8 @@ pub(crate) struct LoopState {
     pub(crate) metrics: StateWriter,
     /// Whose records these are.
     pub(crate) kept: Vec<ConnId>,
+    /// Open connections whose clients do not want to be kept.
+    pub(crate) turned: Vec<ConnId>,
 }
 
 /// The same, read.
@@ -132,43 +134,76 @@ impl<S: Server> Mux<S> {
         self.hook("pre_server_close_hook", |server, room| {
             server.pre_server_close_hook(room, Closing::Handover);
         });
+        self.grant_asks();
         let ids: Vec<ConnId> = self.conns.slots.iter().map(|(id, _)| id).collect();
-        for id in &ids {
-            let Some(conn) = self.conns.slots.at(*id) else { continue };
+        for id in ids {
+            let Some(conn) = self.conns.slots.at(id) else { continue };
             let waits = conn.rare.as_ref().is_some_and(|rare| rare.jobs > 0);
             let phase = conn.phase;
             match phase {
                 Phase::Opening => {
                     let error = io::Error::new(io::ErrorKind::Interrupted, "the server restarts");
-                    self.conns.cut(*id, CloseReason::ConnectFailed(error));
+                    self.conns.cut(id, CloseReason::ConnectFailed(error));
                 }
-                Phase::Open if waits || self.save_client(*id).is_none() => {
-                    self.conns.close_because(*id, CloseReason::Handover);
+                Phase::Open if waits || self.save_client(id).is_none() => {
+                    self.conns.close_because(id, CloseReason::Handover);
                 }
                 _ => {}
             }
         }
         self.turn = self.turn.wrapping_add(1).max(1);
-        self.flush_and_reap();
-        for id in ids {
-            self.let_go(id);
-        }
+        self.see_off();
         self.hook("post_child_cleanup_hook", |server, _| server.post_child_cleanup_hook());
         self.hook("restart_close_hook", |server, _| server.restart_close_hook());
-        self.flush_and_reap();
         self.conns.ending = false;
     }
 
-    /// A closing connection goes along without its client, who is told now.
-    fn let_go(&mut self, id: ConnId) {
-        let Some(conn) = self.conns.slots.at_mut(id).filter(|conn| conn.phase > Phase::Open) else { return };
+    /// Does what other threads have asked for so far: they end with this image, and nobody would ask again.
+    fn grant_asks(&mut self) {
+        self.handle.collect(&mut self.asks);
+        for _ in 0..self.asks.len() {
+            let Some(ask) = self.asks.pop_front() else { break };
+            self.conns.metrics.wakes += 1;
+            self.grant_ask(ask);
+        }
+    }
+
+    /// Sends what the kernel takes, and tells the clients of all closing connections, who may close others.
+    fn see_off(&mut self) {
+        loop {
+            self.flush_and_reap();
+            let closing = self.conns.slots.iter().filter(|(_, conn)| conn.phase > Phase::Open);
+            let ids: Vec<ConnId> = closing.map(|(id, _)| id).collect();
+            if ids.into_iter().filter(|id| self.let_go(*id)).count() == 0 {
+                break;
+            }
+        }
+    }
+
+    /// A closing connection goes along without its client, who is told now; false if it has none.
+    fn let_go(&mut self, id: ConnId) -> bool {
+        let Some(peer) = self.clients.split(id).map(|(member, _)| member.peer.clone()) else { return false };
+        let Some(conn) = self.conns.slots.at_mut(id) else { return false };
         let reason = conn.reason.take().unwrap_or(CloseReason::Asked);
-        let Some(peer) = self.clients.split(id).map(|(member, _)| member.peer.clone()) else { return };
         self.farewell(id, &reason);
         if peer.serial > 0 {
             self.census.enter(&self.conns.limits, &peer.addr);
             self.conns.rare(id, |rare| rare.left = Some(peer.addr));
         }
+        true
+    }
+
+    /// Lets those go who have changed their mind since [`part`](Self::part); whether there are any.
+    pub(crate) fn part_from(&mut self, turned: &[ConnId]) -> bool {
+        self.conns.ending = true;
+        for id in turned {
+            self.conns.close_because(*id, CloseReason::Handover);
+        }
+        if !turned.is_empty() {
+            self.see_off();
+        }
+        self.conns.ending = false;
+        !turned.is_empty()
     }
 
     /// What the client of a connection wants to know again; none if it does not go along.
@@ -207,6 +242,8 @@ impl<S: Server> Mux<S> {
             }
             if self.write_conn(&mut state.conns, id, &clock) {
                 state.kept.push(id);
+            } else if self.conns.slots.at(id).is_some_and(|conn| conn.phase == Phase::Open) {
+                state.turned.push(id);
             }
         }
         let metrics = self.conns.metrics();

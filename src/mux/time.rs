@@ -35,7 +35,7 @@ impl<S: Server> Mux<S> {
         self.conns.settle_timers();
     }
 
-    fn grant_ask(&mut self, ask: Ask<S>) {
+    pub(super) fn grant_ask(&mut self, ask: Ask<S>) {
         match ask {
             Ask::Wake(id) => self.conns.wake(id),
             Ask::Client(id, work) => self.call_open(id, "handle", work),

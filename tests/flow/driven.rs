@@ -115,6 +115,9 @@ impl Driven {
                 let ids: Vec<_> = ctx.conns.all().collect();
                 ids.into_iter().for_each(|id| ctx.conns.resume_input(id));
             }
+            "tell" => {
+                ctx.conns.broadcast(format!("{rest}\n").as_bytes(), |_| true);
+            }
             "shut" => ctx.shutdown_write(),
             "hold-open" => ctx.hold_open(),
             "pause-listener" => ctx.conns.listener(rest).pause(),

@@ -121,6 +121,14 @@ impl Flow {
     }
 }
 
+/// Fails if anything in the log of a server tells of trouble.
+#[track_caller]
+pub(crate) fn quiet(log: &str) {
+    for word in [" error ", " warn ", "panicked"] {
+        assert!(!log.contains(word), "{log}");
+    }
+}
+
 /// A place where a server waits in one of its hooks, as `FLOW_AT` says, until it is let go.
 #[derive(Debug)]
 pub(crate) struct Gate {

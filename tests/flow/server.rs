@@ -25,7 +25,7 @@ use driven::Driven;
 use lineplex::config::{Config, ConfigBuilder, ListenAt};
 use lineplex::signals::Signal;
 use lineplex::state::{StateReader, StateWriter};
-use lineplex::{Closing, ConnId, Error, ErrorKind, Peer, Result, Room, Server};
+use lineplex::{Closing, ConnId, Error, ErrorKind, Outcome, Peer, Result, Room, Server};
 
 #[derive(Default)]
 struct Flow {
@@ -182,6 +182,12 @@ impl Server for Flow {
 
     fn request_denied_hook(&mut self, room: &mut Room<'_, Self>, id: ConnId, _peer: &Peer) {
         room.conns.write(id, b"not you\n");
+    }
+
+    fn post_process_request_hook(&mut self, _room: &mut Room<'_, Self>, peer: &Peer, outcome: Outcome) {
+        if outcome == Outcome::Denied {
+            println!("denied: #{}", peer.serial);
+        }
     }
 
     fn run_dequeue(&mut self, _room: &mut Room<'_, Self>) {

@@ -34,7 +34,7 @@ pub(super) enum Stays {
     Kept(Error),
     /// It failed before it had committed, and this process, the standby, goes on in its place.
     TookOver(Error),
-    /// A signal asks for the end of the server; it comes first.
+    /// A signal or a callback asks for the end of the server; it comes first.
     Stopped,
 }
 
@@ -52,7 +52,8 @@ pub(super) fn hand_over<S: Server>(
         around.resume_threads();
         return Stays::Kept(Error::with_source(ErrorKind::Io, "cannot hold the signals back", error));
     }
-    let stays = if mux.hold_signals() {
+    // Also what the last callbacks asked for.
+    let stays = if mux.hold_signals() || mux.is_ending() {
         Stays::Stopped
     } else {
         let alone = threads && logging && is_alone();
@@ -89,7 +90,10 @@ fn prepare<S: Server>(
     files: &Files<'_>,
 ) -> Result<(OwnedFd, Vec<ConnId>)> {
     let fail = |error| Error::with_source(ErrorKind::Io, "the state cannot be written", error);
-    let state = mux.state(usize::MAX)?;
+    let mut state = mux.state(usize::MAX)?;
+    while mux.part_from(&state.turned) {
+        state = mux.state(usize::MAX)?;
+    }
     let packed = pack_state(&state, restart, mux, Some(approved), files);
     let most = restart.limits.state_max_bytes;
     if packed.len() > most {
