@@ -8,6 +8,8 @@ mod common;
 #[path = "flow/running.rs"]
 mod running;
 
+#[path = "restart/clients.rs"]
+mod clients;
 #[path = "restart/leaving.rs"]
 mod leaving;
 #[path = "restart/order.rs"]

@@ -442,11 +442,15 @@ impl<S: Server> Mux<S> {
     fn take_up(&mut self) -> Result<()> {
         let conns = &mut self.conns;
         let (now, idle) = (conns.now, conns.limits.idle_time.is_some());
+        let line = conns.limits.line_time.is_some();
         let mut open = Vec::new();
         for (id, conn) in conns.slots.iter_mut() {
             if conn.phase == Phase::Open {
                 if idle && !conn.eof_seen {
                     conn.rare().heard.get_or_insert(now);
+                }
+                if line && conn.held.is_some() {
+                    conn.rare().line_began.get_or_insert(now);
                 }
                 open.push(id);
             }

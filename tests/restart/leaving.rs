@@ -7,15 +7,15 @@ use crate::common::Client;
 use crate::running::{Flow, says};
 
 /// `count` numbers of four bytes from 0 up, as the command `pattern` writes them.
-fn pattern(count: u32) -> Vec<u8> {
+pub(crate) fn pattern(count: u32) -> Vec<u8> {
     (0..count).flat_map(u32::to_be_bytes).collect()
 }
 
-const PATIENT: [&str; 4] =
+pub(crate) const PATIENT: [&str; 4] =
     ["--output_hard_bytes=64M", "--drain_seconds=600", "--linger_seconds=600", "--output_stall_seconds=600"];
 
 /// Far more than the kernel takes at once: 8 MB.
-const MUCH: u32 = 2_000_000;
+pub(crate) const MUCH: u32 = 2_000_000;
 
 // A33
 #[test]
