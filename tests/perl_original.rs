@@ -38,12 +38,12 @@
 mod common;
 
 use std::fmt::{self, Display, Write as _};
-use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::{env, mem, thread};
 
+use common::perl::perl_is_there;
 use common::{Child, Client};
 use fastrand::Rng;
 
@@ -129,20 +129,6 @@ impl Server {
         let address = child.wait_for_address();
         Self { child, address }
     }
-}
-
-/// Whether the original can be run; says so if not, past the capture of the test harness.
-fn perl_is_there() -> bool {
-    let mut command = Command::new("perl");
-    command.args(["-MIO::Multiplex", "-MNet::Server::Multiplex", "-e", "1"]).stderr(Stdio::null());
-    let there = command.status().is_ok_and(|status| status.success());
-    let required = env::var_os("LINEPLEX_REQUIRE_PERL").is_some_and(|value| value == "1");
-    assert!(there || !required, "Net::Server is not installed, and LINEPLEX_REQUIRE_PERL is set; {PACKAGES}");
-    if !there {
-        let word = format!("skipped: Net::Server is not installed ({PACKAGES})\n");
-        let _ = io::stderr().write_all(word.as_bytes());
-    }
-    there
 }
 
 /// The number in an environment variable, if it is set.
@@ -547,7 +533,6 @@ const WATCHER: usize = 0;
 const DENIED: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 66);
 /// Options that both servers understand: a pattern of addresses is a glob to ours and a regular expression to the other.
 const OPTIONS: [&str; 6] = ["--deny", "127.0.0.66", "--allow", "127.*", "--junior_seconds", "3600"];
-const PACKAGES: &str = "Debian: libnet-server-perl libio-multiplex-perl";
 
 /// Parts of lines that have meant something to some server.
 const PIECES: [&[u8]; 16] = [

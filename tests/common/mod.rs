@@ -17,6 +17,8 @@
 
 #![allow(dead_code, reason = "each test file uses its part of this module")]
 
+pub(crate) mod lineload;
+pub(crate) mod perl;
 pub(crate) mod served;
 
 use std::fmt::{self, Display};
