@@ -15,8 +15,7 @@ use common::{Child, Client, TempDir, example};
 #[test]
 fn a_restart_that_is_asked_for_during_a_restart_follows_it() {
     let mut server = Server::start(&["--log_level=4"]);
-    let gate = server.path("gate");
-    assert!(Command::new("mkfifo").arg(&gate).status().expect("there is a mkfifo").success());
+    let gate = server.gate();
     // The probe waits at the gate, whoever comes after it does not.
     server.replace("if [ -p $0.gate ]; then read line < $0.gate; rm $0.gate; fi; exec $REAL \"$@\"");
     let mut client = server.client();
@@ -32,6 +31,28 @@ fn a_restart_that_is_asked_for_during_a_restart_follows_it() {
     }
     client.send("line\n");
     assert_eq!(client.expect_line(), "half a line");
+    server.stop();
+}
+
+#[test]
+fn a_probe_that_says_nothing_any_more_and_does_not_end_keeps_nobody_waiting() {
+    let mut server = Server::start(&[]);
+    let mut client = server.client();
+    let gate = server.gate();
+    server.replace("exec 0<&-; : > $0.gate; exec sleep 600");
+    server.child.signal("HUP");
+    File::open(&gate).expect("the probe opens the other end, and closes it");
+    client.send("served meanwhile\n");
+    assert_eq!(client.expect_line(), "served meanwhile");
+    let line = server.child.wait_for("restart failed");
+    assert!(line.contains("closed its end in the probe without a word, and does not end"), "{line}");
+    server.replace("exit 3");
+    server.child.signal("HUP");
+    let line = server.child.wait_for("restart failed");
+    assert!(line.contains("ended in the probe without a word (exit status: 3)"), "{line}");
+    server.replace("exec $REAL \"$@\"");
+    server.child.signal("HUP");
+    server.child.wait_for("restart 1 done");
     server.stop();
 }
 
@@ -58,6 +79,14 @@ impl Server {
     /// `$0.NAME` of a script.
     fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(format!("{PROGRAM}.{name}"))
+    }
+
+    /// `$0.gate` of a script: a pipe with a name, whose two ends wait for each other to be opened.
+    #[track_caller]
+    fn gate(&self) -> PathBuf {
+        let gate = self.path("gate");
+        assert!(Command::new("mkfifo").arg(&gate).status().expect("there is a mkfifo").success());
+        gate
     }
 
     /// From now on the program is this script; `$REAL` is the server.
