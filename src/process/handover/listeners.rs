@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use crate::config::{Ipv, Limits, ListenAddr, ListenAt};
-use crate::net::{Listener, OwnedPath};
+use crate::net::{Listener, LocalAddr, OwnedPath};
 use crate::state::{StateError, StateReader, StateWriter};
 use crate::{Error, ErrorKind, Result};
 use std::ffi::OsString;
@@ -16,6 +16,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 pub(crate) struct Described {
     pub(super) fd: RawFd,
     at: ListenAt,
+    /// The number that is really bound, which all addresses of one name share; 0 for a Unix socket.
+    port: u16,
     /// The application had stopped taking clients from it.
     pub(super) paused: bool,
     path: Option<OwnedPath>,
@@ -79,7 +81,11 @@ pub(super) fn write(out: &mut StateWriter, listener: &Listener, paused: bool) ->
             }
         }
     }
-    out.bool(paused);
+    let port = match listener.local_addr() {
+        LocalAddr::Ip(addr) => addr.port(),
+        LocalAddr::Unix(_) => 0,
+    };
+    out.u16(port).bool(paused);
     out.option(listener.owned_path(), |out, path| {
         let (path, device, inode) = path.parts();
         out.bytes(path.as_os_str().as_bytes()).u64(device).u64(inode);
@@ -112,9 +118,9 @@ pub(super) fn read(from: &mut StateReader<'_>) -> Result<Described, StateError> 
         },
         other => return Err(StateError::invalid("a kind of listener", other.into())),
     };
-    let paused = from.bool()?;
+    let (port, paused) = (from.u16()?, from.bool()?);
     let path = from.option(|from| Ok(OwnedPath::of(path_of(from.bytes()?), from.u64()?, from.u64()?)))?;
-    Ok(Described { fd, at: ListenAt { name, addr, backlog }, paused, path })
+    Ok(Described { fd, at: ListenAt { name, addr, backlog }, port, paused, path })
 }
 
 /// What a new configuration makes of the listeners that there were.
@@ -142,17 +148,20 @@ impl Sorted {
         let mut there: Vec<Option<Described>> = there.into_iter().map(Some).collect();
         let mut sorted = Self::default();
         let mut missing = Vec::new();
-        for at in wanted {
-            let mut found = false;
-            for slot in &mut there {
-                if slot.as_ref().is_some_and(|described| same_place(&described.at.addr, &at.addr)) {
-                    let Some(described) = slot.take() else { continue };
-                    sorted.open.push(adopt(described, at, limits, &mut take)?);
-                    found = true;
-                }
-            }
-            if !found {
+        for (rank, at) in wanted.iter().enumerate() {
+            let Some((name, port)) = choose(&there, at, &wanted[rank + 1..]) else {
                 missing.push((sorted.open.len(), at.clone()));
+                continue;
+            };
+            let chosen = |described: &Described| {
+                same_place(&described.at.addr, &at.addr)
+                    && described.at.name == name
+                    && described.port == port
+            };
+            for slot in &mut there {
+                if let Some(described) = slot.take_if(|described| chosen(described)) {
+                    sorted.open.push(adopt(described, at, limits, &mut take)?);
+                }
             }
         }
         for described in there.into_iter().flatten() {
@@ -176,6 +185,18 @@ impl Sorted {
         }
         Ok(())
     }
+}
+
+/// Which listeners `at` takes over: their name and their number. Only a port 0 may be wanted several times; then each entry
+/// gets the one of its name, or else one whose name no `later` entry has.
+fn choose(there: &[Option<Described>], at: &ListenAt, later: &[ListenAt]) -> Option<(String, u16)> {
+    let here = || there.iter().flatten().filter(|described| same_place(&described.at.addr, &at.addr));
+    let is_wanted_later = |described: &&Described| {
+        later.iter().any(|later| later.name == described.at.name && same_place(&later.addr, &at.addr))
+    };
+    let same_name = here().find(|described| described.at.name == at.name);
+    let chosen = same_name.or_else(|| here().find(|described| !is_wanted_later(described)));
+    chosen.map(|described| (described.at.name.clone(), described.port))
 }
 
 fn adopt(
