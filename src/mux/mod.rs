@@ -325,7 +325,9 @@ impl<S: Server> Mux<S> {
         self.conns.settle_timers();
         self.poll(wait); //             1  wait for events and mark what they are about
         self.begin(); //                2  the time; signals
-        if !self.resting {
+        if self.resting {
+            self.see_outgoing();
+        } else {
             self.accept(); //           3  new clients
             self.read(); //             4  input, end of input
         }

@@ -67,10 +67,30 @@ impl<S: Server> Mux<S> {
                     self.conns.lists.dirty(id, conn);
                 }
                 self.opened(id);
-                self.read_open(id);
+                match self.conns.slots.at_mut(id) {
+                    Some(conn) if self.resting => self.conns.lists.ready(id, conn),
+                    _ => self.read_open(id),
+                }
             }
             Err(error) => self.conns.connect_attempt_failed(id, error),
         }
+    }
+
+    /// Phase 4 while a restart waits for what is under way: of those who are ready only outgoing connections are served,
+    /// which come to be open, or not.
+    pub(super) fn see_outgoing(&mut self) {
+        let mut ready = std::mem::replace(&mut self.conns.lists.ready, std::mem::take(&mut self.spare_list));
+        for id in ready.drain(..) {
+            let Some(conn) = self.conns.slots.at_mut(id) else { continue };
+            if conn.phase == Phase::Opening {
+                conn.listed = false;
+                self.see_connected(id);
+            } else {
+                self.conns.lists.ready.push(id);
+            }
+        }
+        self.spare_list = ready;
+        self.conns.settle_timers();
     }
 
     fn read_open(&mut self, id: ConnId) {
