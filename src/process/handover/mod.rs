@@ -195,6 +195,10 @@ impl Restart {
             Stays::Kept(error) => self.failed(mux, around, &error),
             Stays::TookOver(error) => {
                 around.took_over();
+                log::warn!(
+                    "restart: the standby goes on in place of the image that failed, as pid {}",
+                    sys::own_pid()
+                );
                 self.failed(mux, around, &error);
             }
             Stays::Stopped => {}
