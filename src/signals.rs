@@ -122,15 +122,15 @@ impl Signals {
         crate::sys::unblock_signals(&held())
     }
 
-    /// While they are held back: sends what is pending here to this process once more, so that it stays pending for
-    /// whoever takes over. True if one of them asks for the end.
+    /// While they are held back: raises what is pending here once more, so that it stays pending for whoever takes over.
+    /// True if one of them asks for the end.
     #[cfg(feature = "daemon")]
     pub(crate) fn hold(&mut self) -> bool {
         let pending: Vec<Signal> = self.pending().collect();
         for signal in &pending {
             let number = SIGNALS.iter().find(|(_, known)| known == signal).map(|(number, _)| *number);
-            // To oneself it cannot fail.
-            let _ = number.map(|number| crate::sys::kill(crate::sys::own_pid(), number));
+            // To oneself it cannot fail. To the process, another thread might take it.
+            let _ = number.map(crate::sys::raise);
         }
         pending.iter().any(|signal| matches!(signal, Signal::Interrupt | Signal::Terminate | Signal::Quit))
     }

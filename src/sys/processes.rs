@@ -62,6 +62,15 @@ pub(crate) fn kill(pid: i32, signal: i32) -> io::Result<()> {
     Ok(nix::sys::signal::kill(one_process(pid)?, signal)?)
 }
 
+/// Sends a signal to this thread (`raise(3)`). Where the thread holds it back it stays pending for it, also across an exec,
+/// though other threads would let it through.
+///
+/// # Errors
+/// `InvalidInput` for a signal that has no name.
+pub(crate) fn raise(signal: i32) -> io::Result<()> {
+    Ok(nix::sys::signal::raise(named(signal)?)?)
+}
+
 /// Holds these signals back from this thread until they are unblocked: they then arrive, also after an exec. Threads
 /// that are started later have them blocked as well.
 ///
@@ -229,6 +238,22 @@ mod tests {
         drop(stdin);
         wait_for(pid).unwrap();
         assert!(pending_signals(pid).is_empty(), "there is no such process any more");
+    }
+
+    #[cfg(feature = "signals")]
+    #[test]
+    fn a_signal_that_is_raised_while_it_is_blocked_waits_for_this_thread() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let came = std::sync::Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(libc::SIGURG, std::sync::Arc::clone(&came)).unwrap();
+        block_signals(&[libc::SIGURG]).unwrap();
+        raise(libc::SIGURG).unwrap();
+        // Sent to the process, any thread of the tests would have taken it.
+        std::thread::spawn(|| {}).join().unwrap();
+        assert!(!came.load(Ordering::SeqCst));
+        unblock_signals(&[libc::SIGURG]).unwrap();
+        assert!(came.load(Ordering::SeqCst));
+        assert_eq!(raise(0).unwrap_err().raw_os_error(), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses its part of this module")]
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -104,6 +104,14 @@ impl Flow {
         line
     }
 
+    /// Sends a signal many times, as fast as one program can.
+    #[track_caller]
+    pub(crate) fn burst(&self, signal: &str, times: usize) {
+        let pids = vec![self.child.id().to_string(); times];
+        let sent = Command::new("kill").arg(format!("-{signal}")).args(pids).status();
+        assert!(sent.is_ok_and(|status| status.success()), "cannot send {signal}");
+    }
+
     /// Waits for the end and gives the exit status and all of standard error.
     #[track_caller]
     pub(crate) fn ended(&mut self) -> (Option<i32>, String) {
@@ -142,7 +150,16 @@ pub(crate) struct Waiting {
     /// Who waits: `probe:post_bind_hook`.
     pub(crate) who: String,
     pub(crate) pid: u32,
-    _stream: UnixStream,
+    stream: UnixStream,
+}
+
+impl Waiting {
+    /// Waits until it has ended, without being let go.
+    #[track_caller]
+    pub(crate) fn expect_end(mut self) {
+        self.stream.set_read_timeout(Some(DEADLINE)).expect("a read time-out is settable");
+        assert_eq!(self.stream.read(&mut [0]).expect("it ends"), 0);
+    }
 }
 
 impl Gate {
@@ -191,7 +208,7 @@ impl Gate {
         BufReader::new(&stream).read_line(&mut line).expect("who waits says so");
         let (who, pid) = line.trim_end().split_once(' ').expect("a name and a number");
         let pid = pid.parse().expect("a process id");
-        Waiting { who: who.to_owned(), pid, _stream: stream }
+        Waiting { who: who.to_owned(), pid, stream }
     }
 }
 

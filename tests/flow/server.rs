@@ -9,8 +9,8 @@
 //! | `FLOW_SET=KEY=NUMBER` | sets an option from code |
 //! | `FLOW_REFUSE=HOOK` | has that hook refuse to start |
 //! | `FLOW_RUN_WITH=PATH` | runs with a configuration from code that listens there |
-//! | `FLOW_AT=WHO:HOOK=WHAT:PATH;…` | where `WHO` is `probe` or `heir`: in that hook waits, refuses, panics or exits (`WHAT`), if somebody listens or something lies at `PATH` |
 //! | `FLOW_DO=HOOK WHAT` | has that hook do what no hook should: see [`Flow::misbehave`] |
+//! | `FLOW_AT=WHO:HOOK=WHAT:PATH;…` | where `WHO` is `probe`, `heir`, or nothing for an image that was started: in that hook waits, refuses, panics or exits (`WHAT`), if somebody listens or something lies at `PATH` |
 
 #[path = "driven.rs"]
 mod driven;
@@ -227,6 +227,8 @@ impl Server for Flow {
 
     fn restart_close_hook(&mut self) {
         println!("restart_close_hook");
+        // It may wait there, and cannot refuse.
+        self.at("restart_close_hook").unwrap_or_default();
     }
 
     fn restart_failed_hook(&mut self, _room: &mut Room<'_, Self>, error: &Error) {

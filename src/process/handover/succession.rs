@@ -180,7 +180,7 @@ struct Succession<'a> {
 }
 
 impl Succession<'_> {
-    fn run<S: Server>(&self, mux: &Mux<S>, around: &Around) -> Stays {
+    fn run<S: Server>(&self, mux: &mut Mux<S>, around: &Around) -> Stays {
         let standby = match self.standby(around) {
             Ok(Forked::Standby(why)) => return Stays::TookOver(why),
             Ok(Forked::Original(standby)) => standby,
@@ -198,10 +198,13 @@ impl Succession<'_> {
                 ));
             }
         }
-        let error = self.exec(mux, standby.as_ref());
+        // One that another thread, which does not hold it back, has taken since.
+        let stopped = mux.hold_signals();
+        let failed = (!stopped).then(|| self.exec(mux, standby.as_ref()));
         if let Some(standby) = &standby {
             standby.dismiss();
         }
+        let Some(error) = failed else { return Stays::Stopped };
         let program = self.restart.image.program.display();
         Stays::Kept(Error::with_source(ErrorKind::Io, format!("cannot run {program}"), error))
     }
