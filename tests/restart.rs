@@ -14,3 +14,5 @@ mod clients;
 mod leaving;
 #[path = "restart/order.rs"]
 mod order;
+#[path = "restart/storms.rs"]
+mod storms;
