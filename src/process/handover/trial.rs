@@ -204,10 +204,8 @@ impl Probe {
                     None => {}
                     done => return done,
                 },
-                // It has ended before it read everything.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                    return self.ended().map(Err);
-                }
+                // It has ended before it read everything; what it said comes behind this, told once.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
                 Err(error) => {
                     return Some(Err(Error::with_source(ErrorKind::Io, "the probe's answer", error)));
                 }
