@@ -500,22 +500,20 @@ fn signals_that_are_the_applications_reach_its_hook_and_all_are_survived() {
     assert_eq!(flow.told.expect_line(), "pre_server_close_hook: Stop");
 }
 
-// A82
 #[test]
-fn hup_says_that_there_is_no_restart_and_changes_nothing() {
-    let directory = TempDir::new();
-    let path = directory.path().join("s");
-    let mut flow = Flow::start(&[&unix(&path)]);
+fn a_panic_in_a_hook_of_a_reload_is_logged_and_the_loop_goes_on() {
+    let mut flow = Flow::start(&["--on_hup=reload"]);
     let mut client = flow.client();
-    for _ in 0..3 {
-        flow.child.signal("HUP");
-        let line = flow.child.wait_for("SIGHUP");
-        assert!(line.contains(" warn ") && line.contains("a restart is not available"), "{line}");
-        says(&mut client, "the same client");
-        flow.client();
-    }
-    flow.child.signal("TERM");
-    assert_eq!(flow.ended().0, Some(0));
-    let told = String::from_utf8(flow.told.expect_to_eof()).unwrap();
-    assert_eq!(told.matches("pre_server_close_hook").count(), 1, "{told}");
+    says(&mut client, "the same client");
+    client.send("panic-next\n");
+    says(&mut client, "it will");
+    flow.child.signal("HUP");
+    assert_eq!(flow.told.expect_line(), "reload_hook: 1 listener(s)");
+    let line = flow.child.wait_for("reload failed");
+    assert!(line.contains("nothing has changed: reload_hook panicked"), "{line}");
+    flow.child.signal("HUP");
+    assert_eq!(flow.told.expect_line(), "reload_hook: 1 listener(s)");
+    flow.child.wait_for("the configuration was read again");
+    says(&mut client, "the same client");
+    flow.stop();
 }

@@ -175,10 +175,10 @@ pub trait Server: Sized + 'static {
     }
 
     /// SIGHUP came and `on_hup = "reload"`: the configuration was read again and is valid. Take what is yours; when this
-    /// returns, the access lists, the tick and the log level come into force. Everything else in it needs a restart.
+    /// returns, the access lists and the tick come into force. Everything else in it needs a restart.
     ///
     /// # Errors
-    /// Told in the log; everything stays as it was.
+    /// Told in the log; what the crate itself would have taken stays as it was. A panic is told as well.
     fn reload_hook(&mut self, room: &mut Room<'_, Self>, config: &Config) -> Result<()> {
         let _ = (room, config);
         Ok(())

@@ -47,7 +47,7 @@ use pid_file::PidFile;
 /// |---|---|
 /// | INT, TERM | stops at once: one send of what is owed, then every client is closed |
 /// | QUIT | stops gracefully: everybody is sent what is owed, at most `stop_seconds`; a second one stops at once |
-/// | HUP | says in the log that a restart is not available in this version, and goes on |
+/// | HUP | restarts in place: same pid, same listeners, same clients; `on_hup` in the configuration can say otherwise |
 /// | USR1 | reopens the log file |
 /// | USR2, ALRM, TTIN, TTOU | `signal_hook` |
 ///
@@ -467,17 +467,7 @@ fn serve<S: Server>(mut mux: Mux<S>, config: &Config, mut restart: Restart, arou
 /// SIGHUP with `on_hup = "reload"`: the same process reads its configuration again.
 fn reload<S: Server>(mux: &mut Mux<S>, restart: &Restart, around: &Around) {
     let began = sys::monotonic();
-    let mut builder = ConfigBuilder::new();
-    mux.server().configure_hook(&mut builder);
-    let read = restart.image().in_directory(|| builder.build());
-    let applied = read.and_then(|outcome| match outcome {
-        Outcome::Config(config) => mux
-            .enter(|server, room| server.reload_hook(room, &config))
-            .and_then(|()| config.refuse_unclaimed())
-            .map(|()| config),
-        Outcome::Help(_) | Outcome::Version(_) => Err(Error::new(ErrorKind::Usage, "nothing to reload")),
-    });
-    match applied {
+    match read_again(mux, restart) {
         Ok(config) => {
             mux.set_access(config.access);
             mux.set_tick(config.check_for_dequeue);
@@ -489,6 +479,23 @@ fn reload<S: Server>(mux: &mut Mux<S>, restart: &Restart, around: &Around) {
             around.reloaded(began, Err(&error));
         }
     }
+}
+
+fn read_again<S: Server>(mux: &mut Mux<S>, restart: &Restart) -> Result<Box<Config>> {
+    let panicked = |hook| Err(Error::new(ErrorKind::Hook, format!("{hook} panicked")));
+    let mut read = panicked("configure_hook");
+    mux.call_hook("configure_hook", |server, _| {
+        let mut builder = ConfigBuilder::new();
+        server.configure_hook(&mut builder);
+        read = restart.image().in_directory(|| builder.build());
+    });
+    let Outcome::Config(config) = read? else {
+        return Err(Error::new(ErrorKind::Usage, "nothing to reload"));
+    };
+    let mut taken = panicked("reload_hook").map(drop);
+    mux.call_hook("reload_hook", |server, room| taken = server.reload_hook(room, &config));
+    taken.and_then(|()| config.refuse_unclaimed())?;
+    Ok(config)
 }
 
 /// The end of a server that could not start.

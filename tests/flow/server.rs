@@ -205,6 +205,7 @@ impl Server for Flow {
 
     fn reload_hook(&mut self, _room: &mut Room<'_, Self>, config: &Config) -> Result<()> {
         println!("reload_hook: {} listener(s)", config.listen.len());
+        self.panic_if_asked("reload_hook");
         self.refuses("reload_hook")
     }
 
