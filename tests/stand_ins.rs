@@ -6,9 +6,9 @@ mod common;
 
 use std::fs::{self, File, Permissions};
 use std::io::Write as _;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use common::{Child, Client, TempDir, example};
 
@@ -54,6 +54,26 @@ fn a_probe_that_says_nothing_any_more_and_does_not_end_keeps_nobody_waiting() {
     server.child.signal("HUP");
     server.child.wait_for("restart 1 done");
     server.stop();
+}
+
+#[test]
+fn a_set_user_id_program_takes_nothing_over_from_its_caller() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can give a program to somebody else");
+        return;
+    }
+    let directory = TempDir::new();
+    let program = directory.path().join(PROGRAM);
+    fs::copy(example("echo"), &program).expect("it can be copied");
+    chown(&program, Some(NOBODY), Some(NOBODY)).expect("root may");
+    fs::set_permissions(&program, Permissions::from_mode(0o4755)).expect("root may");
+    let own = std::process::id();
+    for value in ["probe".to_owned(), format!("1:{own}:3:4:5:6")] {
+        let mut command = Command::new(&program);
+        let mut child = Child::spawn(command.env("LINEPLEX_HANDOVER", value).stdin(Stdio::null()));
+        child.wait_for("LINEPLEX_HANDOVER comes from whoever called this set-user-id program");
+        assert_eq!(child.expect_exit().code(), Some(70), "{child}");
+    }
 }
 
 /// A running echo server, started by a path that can lead elsewhere.
@@ -114,3 +134,5 @@ impl Server {
 }
 
 const PROGRAM: &str = "server";
+/// As good as any user but root.
+const NOBODY: u32 = 65_534;

@@ -18,6 +18,7 @@ use crate::process::image::{HANDOVER, Image};
 use crate::process::pid_file::PidFile;
 use crate::state::container::unpack;
 use crate::state::{StateError, StateReader};
+use crate::sys::daemon::{group_ids, user_ids};
 use crate::sys::{self, Inherited};
 use crate::{Error, ErrorKind, Result};
 
@@ -67,6 +68,11 @@ impl Birth {
         // Not possible beside other threads; then children see it, and it means nothing to another process.
         let _ = sys::remove_env(HANDOVER);
         let value = value.into_string().unwrap_or_default();
+        if !is_its_callers()? {
+            let what =
+                "comes from whoever called this set-user-id program, which takes nothing over from him";
+            return Err(Error::new(ErrorKind::State, format!("{HANDOVER} {what}")));
+        }
         if value == PROBE {
             return Ok(Self::Probe(Box::new(Trial::begin(image)?)));
         }
@@ -225,6 +231,14 @@ impl Sections {
             metrics: self.section(METRICS).ok(),
         })
     }
+}
+
+/// Whether this process has no other rights than whoever started it. A state says which program to run at the next
+/// restart, and which process to end.
+fn is_its_callers() -> Result<bool> {
+    let fail = |error| Error::with_source(ErrorKind::Io, "cannot tell which user this is", error);
+    let (users, groups) = (user_ids().map_err(fail)?, group_ids().map_err(fail)?);
+    Ok(users.all(users.real) && groups.all(groups.real))
 }
 
 fn path_of(bytes: &[u8]) -> PathBuf {
