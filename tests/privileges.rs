@@ -248,6 +248,60 @@ fn a_server_that_gave_up_its_privileges_restarts_in_place() {
     server.stop();
 }
 
+/// A server in the background with relative paths, whose user cannot enter the directory that it was started in.
+#[track_caller]
+fn in_a_closed_directory(program: &Path, home: Home, words: &[&str]) -> Detached {
+    fs::set_permissions(home.0.path(), Permissions::from_mode(0o700)).expect("it is ours");
+    let mut command = Command::new(program);
+    command.current_dir(home.0.path()).args(["--port=127.0.0.1:0", "--background"]).args(words);
+    // Nothing else on its command line says whose it is.
+    command.arg(format!("--syslog_ident={}", home.0.path().display()));
+    Detached::started(home, &mut command)
+}
+
+// E9
+#[test]
+fn relative_paths_keep_their_meaning_in_a_restart_by_a_user_who_cannot_follow_them() {
+    if !can_see() {
+        return;
+    }
+    let open = Home::new();
+    let program = open_copy(&open);
+    let words = ["--user=nobody", "--pid_file=x.pid", "--log_file=log"];
+    let server = in_a_closed_directory(&program, Home::new(), &words);
+    server.signal("HUP");
+    wait_until("the restart is done", || server.home.status("generation").as_deref() == Some("1"));
+    server.client();
+    server.signal("TERM");
+    server.expect_end();
+    let log = server.home.log();
+    let expected = format!("cannot open the log {}: Permission denied", server.home.path("log").display());
+    assert!(log.contains(&expected) && log.contains("going on in the file that was open"), "{log}");
+    assert!(!log.contains("pid_file") && log.contains("closing"), "{log}");
+    assert!(!Path::new("/log").exists() && !Path::new("/x.pid").exists());
+}
+
+// E4, F10
+#[test]
+fn a_configuration_that_the_new_user_cannot_read_refuses_the_restart() {
+    if !can_see() {
+        return;
+    }
+    let open = Home::new();
+    let program = open_copy(&open);
+    let home = Home::new();
+    fs::write(home.path("x.toml"), "user = 'nobody'\npid_file = 'x.pid'\nlog_file = 'log'\n").unwrap();
+    let server = in_a_closed_directory(&program, home, &["--conf_file=x.toml"]);
+    let mut client = server.client();
+    server.signal("HUP");
+    wait_until("the restart has failed", || server.home.status("ok").as_deref() == Some("0"));
+    let expected = format!("cannot read {}: Permission denied", server.home.path("x.toml").display());
+    let message = server.home.status("message").unwrap();
+    assert!(message.contains(&expected), "{message}");
+    says(&mut client, "the same client");
+    server.stop();
+}
+
 // ── the root of the file system ──
 
 // F9

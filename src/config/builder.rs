@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 
 use super::app::AppSettings;
 use super::args::{self, Arguments, Giver};
+use super::base::Base;
 use super::draft::{Draft, Rules};
 use super::node::{At, Entry, Kind, Mistakes, Node};
-use super::ports::{self, absolute};
+use super::ports;
 use super::table::{self, Opt};
 use super::{Config, Extra, LogConfig, LogFunction, LogTarget, Value, checks, file, help};
 use crate::access::{Access, AccessList};
@@ -51,6 +52,7 @@ pub struct ConfigBuilder {
     log_function: Option<LogFunction>,
     arguments: Option<Vec<OsString>>,
     run_arguments: Vec<OsString>,
+    base: Base,
 }
 
 /// What came of the sources.
@@ -166,6 +168,12 @@ impl ConfigBuilder {
         self
     }
 
+    /// Relative paths mean what they meant in `directory`, or nothing if that is gone.
+    #[cfg(all(feature = "signals", feature = "daemon"))]
+    pub(crate) fn relative_to(&mut self, directory: Option<&Path>) {
+        self.base = directory.map_or(Base::Gone, |directory| Base::At(directory.to_owned()));
+    }
+
     /// Reads all sources and puts them together. Relative paths of ours (not of `[app]`) are made absolute.
     ///
     /// # Errors
@@ -196,7 +204,8 @@ impl ConfigBuilder {
         let file = read.as_ref().map(|read| Source::from_file(read, &self.app_options, &mut mistakes));
 
         let sources = [Some(defaults), file, Some(run), Some(line), Some(code)];
-        let (draft, app) = merge(sources.into_iter().flatten(), &mut mistakes);
+        let (mut draft, app) = merge(sources.into_iter().flatten(), &mut mistakes);
+        draft.base = self.base.clone();
         let mut config = assemble(draft, &name, &mut mistakes, &mut warnings);
         mistakes.into_result()?;
 
@@ -212,7 +221,7 @@ impl ConfigBuilder {
         config.extra = Extra { app, arguments, conf_text: None, control };
         if let Some(read) = read {
             config.conf_file =
-                Some(absolute(&read.path).map_err(|what| Error::new(ErrorKind::Config, what))?);
+                Some(self.base.absolute(&read.path).map_err(|what| Error::new(ErrorKind::Config, what))?);
             config.extra.conf_text = Some(read.text);
         }
         Ok(Outcome::Config(Box::new(config)))
@@ -253,9 +262,12 @@ impl ConfigBuilder {
             // A wrong type is told when the option is applied.
             (PathBuf::from(node.text().ok()?), node.last().at.clone())
         } else {
-            (self.conf_files_if_exist.iter().find(|path| path.exists())?.clone(), At::Default)
+            // One that cannot be looked at may be there: it must not be passed over as if there were no settings.
+            let there =
+                |path: &&PathBuf| self.base.reach(path).is_ok_and(|path| path.try_exists().unwrap_or(true));
+            (self.conf_files_if_exist.iter().find(there)?.clone(), At::Default)
         };
-        match file::read(&path) {
+        match self.base.reach(&path).and_then(|path| file::read(&path)) {
             Ok(text) => Some(ReadFile { path, text }),
             Err(what) => {
                 mistakes.add("conf_file", &at, what);
@@ -378,7 +390,7 @@ fn assemble(mut draft: Draft, name: &str, mistakes: &mut Mistakes, warnings: &mu
             warnings.push(format!("{key}: without effect; log_file is {what}"));
         }
     }
-    let (process, restart) = draft.process.finish(&draft.set_at, mistakes);
+    let (process, restart) = draft.process.finish(&draft.base, &draft.set_at, mistakes);
     Config {
         listen,
         access,
@@ -419,7 +431,7 @@ fn access(draft: &Draft, mistakes: &mut Mistakes) -> Access {
 
 fn log_target(draft: &Draft, name: &str, mistakes: &mut Mistakes) -> LogTarget {
     let mut path_of = |key, text: &str| {
-        absolute(Path::new(text)).unwrap_or_else(|what| {
+        draft.base.absolute(Path::new(text)).unwrap_or_else(|what| {
             mistakes.add_somewhere(key, draft.set_at.get(key), what);
             PathBuf::new()
         })

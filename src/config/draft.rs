@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::base::Base;
 use super::node::{At, Mistakes, Node};
 use super::process::{NO_DAEMON, ProcessDraft};
 use super::table::{self, Opt};
@@ -35,6 +36,8 @@ pub(super) struct Draft {
     pub(super) syslog_logsock: Option<String>,
     pub(super) journald_logsock: Option<String>,
     pub(super) process: ProcessDraft,
+    /// What relative paths are relative to.
+    pub(super) base: Base,
     /// Where each option was last set.
     pub(super) set_at: BTreeMap<&'static str, At>,
 }
@@ -72,6 +75,7 @@ impl Draft {
             syslog_logsock: None,
             journald_logsock: None,
             process: ProcessDraft::default(),
+            base: Base::default(),
             set_at: BTreeMap::new(),
         }
     }

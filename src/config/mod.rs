@@ -17,6 +17,8 @@ mod app;
 #[cfg(feature = "config")]
 mod args;
 #[cfg(feature = "config")]
+mod base;
+#[cfg(feature = "config")]
 mod builder;
 #[cfg(feature = "config")]
 mod draft;

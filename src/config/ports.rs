@@ -6,7 +6,7 @@
 
 use std::io::Read;
 use std::net::Ipv6Addr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::draft::Draft;
 use super::node::{At, Entry, Kind, Mistakes, Node, hint};
@@ -184,7 +184,7 @@ fn finish(spec: Spec, port: &Node, rank: &Rank<'_>) -> Result<ListenAt, Wrong> {
         Proto::Unix => {
             let missing = || here("a Unix socket needs a path: \"/run/name.sock|unix\"".to_owned());
             let path = spec.path.filter(|path| !path.is_empty()).ok_or_else(missing)?;
-            let path = absolute(Path::new(&path)).map_err(here)?;
+            let path = draft.base.absolute(Path::new(&path)).map_err(here)?;
             ListenAddr::Unix { path, mode: spec.mode, owner: spec.owner, group: spec.group }
         }
         Proto::Tcp => {
@@ -428,12 +428,6 @@ pub(super) fn owner(node: &Node) -> Result<String, String> {
         Kind::Text(text) | Kind::Word(text) if !text.is_empty() => node.text().map(str::to_owned),
         _ => Err(format!("{node} is neither a name nor a number")),
     }
-}
-
-/// `path` from the root; relative to the current directory where it is relative.
-pub(super) fn absolute(path: &Path) -> Result<PathBuf, String> {
-    std::path::absolute(path)
-        .map_err(|error| format!("`{}` cannot be made absolute: {error}", path.display()))
 }
 
 /// The entry as it was written.

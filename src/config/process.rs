@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 #[cfg(feature = "config")]
+use super::base::Base;
+#[cfg(feature = "config")]
 use super::draft::Draft;
 #[cfg(feature = "config")]
 use super::node::{At, Kind, Mistakes, Node};
@@ -204,11 +206,12 @@ impl ProcessDraft {
     /// Makes paths absolute and checks everything.
     pub(super) fn finish(
         mut self,
+        base: &Base,
         set_at: &std::collections::BTreeMap<&'static str, At>,
         mistakes: &mut Mistakes,
     ) -> (ProcessConfig, RestartConfig) {
         let mut path_of = |key: &'static str, text: Option<String>| {
-            let made = super::ports::absolute(Path::new(&text?));
+            let made = base.absolute(Path::new(&text?));
             made.map_err(|what| mistakes.add_somewhere(key, set_at.get(key), what)).ok()
         };
         // A directory may be written with a slash at its end.

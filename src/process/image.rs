@@ -31,19 +31,6 @@ impl Image {
         Self { program, arguments, environment, directory: env::current_dir().ok(), pid: std::process::id() }
     }
 
-    /// Calls `work` in the working directory of the start, where relative paths mean what they meant. If that is gone,
-    /// they mean nothing any more, and who reads them says so.
-    pub(super) fn in_directory<T>(&self, work: impl FnOnce() -> T) -> T {
-        let now = env::current_dir();
-        let moved = self.directory.as_ref().is_some_and(|then| env::set_current_dir(then).is_ok());
-        let result = work();
-        if let (true, Ok(now)) = (moved, now) {
-            // It was there a moment ago.
-            let _ = env::set_current_dir(now);
-        }
-        result
-    }
-
     /// Argument and environment lists for `execve(2)`, with one variable more. The next image is watched as this one is,
     /// also when it is another process than the first.
     ///

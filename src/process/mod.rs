@@ -146,10 +146,10 @@ impl Start {
                 builder.conf_text(path, text);
             }
         }
-        match self.birth {
-            Birth::Fresh => builder.build(),
-            Birth::Probe(_) | Birth::Heir(_) => self.image.in_directory(|| builder.build()),
+        if !matches!(self.birth, Birth::Fresh) {
+            builder.relative_to(self.image.directory.as_deref());
         }
+        builder.build()
     }
 
     /// What is written to if the log file can no longer be opened: the one that is open already, if its path is still the
@@ -487,7 +487,8 @@ fn read_again<S: Server>(mux: &mut Mux<S>, restart: &Restart) -> Result<Box<Conf
     mux.call_hook("configure_hook", |server, _| {
         let mut builder = ConfigBuilder::new();
         server.configure_hook(&mut builder);
-        read = restart.image().in_directory(|| builder.build());
+        builder.relative_to(restart.image().directory.as_deref());
+        read = builder.build();
     });
     let Outcome::Config(config) = read? else {
         return Err(Error::new(ErrorKind::Usage, "nothing to reload"));
