@@ -1,7 +1,8 @@
 //! A server under a service manager: what it tells, and the listeners that it is passed.
 //!
 //! The manager is a socket of the test, which has `NOTIFY_SOCKET`; descriptors are passed through a shell, from the
-//! standard input and output that the test gives it. What a real manager does with the messages is not shown here.
+//! standard input and output that the test gives it. What a real manager does with the messages is shown by the last
+//! test, which boots one.
 
 mod common;
 #[path = "flow/running.rs"]
@@ -17,6 +18,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use common::served::long_form;
 use common::{Child, Client, DEADLINE, TempDir, example, next_datagram};
 use running::{Flow, says, server, unix};
 
@@ -303,29 +305,16 @@ fn a_restart_is_told_from_its_beginning_to_its_end_and_keeps_what_was_passed() {
 
 #[test]
 fn the_unit_files_are_right_for_the_systemd_at_hand() {
-    let version = Command::new("systemd-analyze").arg("--version").output();
-    let version = version.ok().filter(|output| output.status.success());
-    let version = version.and_then(|output| {
-        String::from_utf8_lossy(&output.stdout).split_whitespace().nth(1)?.parse::<u32>().ok()
-    });
-    let Some(version) = version else {
+    let Some(version) = systemd_version() else {
         println!("skipped: systemd-analyze is not here");
         return;
     };
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/config");
-    let read = |name: &str| fs::read_to_string(format!("{folder}/{name}")).unwrap();
     let program = example("samplechat").display().to_string();
-    let service = read("samplechat.service").replace("/usr/local/bin/samplechat", &program);
-    // As its comment says for a version that does not know the newer type.
-    let older = service
-        .replace("\nType=notify-reload\n", "\n")
-        .replace("\n#Type=", "\nType=")
-        .replace("\n#ExecReload=", "\nExecReload=");
-    assert!(older.contains("\nType=notify\n") && older.contains(" --reload --wait\n"));
+    let (service, older) = services(&program);
     let with_signal = service.replace("\n#KillSignal=", "\nKillSignal=");
     let directory = TempDir::new();
     let path = |name: &str| directory.path().join(name);
-    fs::write(path("samplechat.socket"), read("samplechat.socket")).unwrap();
+    fs::write(path("samplechat.socket"), unit_file("samplechat.socket")).unwrap();
     let services = if version < 253 { vec![older] } else { vec![service, with_signal, older] };
     for service in services {
         fs::write(path("samplechat.service"), &service).unwrap();
@@ -337,4 +326,77 @@ fn the_unit_files_are_right_for_the_systemd_at_hand() {
         let told = String::from_utf8_lossy(&verified.stderr).into_owned();
         assert!(verified.status.success() && !told.contains("samplechat"), "{told}\n{service}");
     }
+}
+
+/// 100 restarts, 20 SIGKILLs, a wrong configuration, the socket unit, a process that stands still: see boot.sh.
+#[test]
+fn a_real_systemd_restarts_it_keeps_its_listeners_and_watches_it() {
+    let there = Command::new("systemd-nspawn").arg("--version").stdout(Stdio::null()).status();
+    let root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n");
+    let version = systemd_version().filter(|_| there.is_ok_and(|status| status.success()) && root);
+    let Some(version) = version.filter(|_| long_form()) else {
+        println!("skipped: this needs LINEPLEX_LONG=1, root and systemd-nspawn");
+        return;
+    };
+    let directory = TempDir::new();
+    let path = |name: &str| directory.path().join(name);
+    fs::write(path("samplechat.toml"), "host = '127.0.0.1'\n").unwrap();
+    fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/systemd/boot.sh"), path("boot.sh")).unwrap();
+    let (newer, older) = services("/opt/samplechat");
+    let service = if version < 253 { older } else { newer };
+    let service = service
+        .replace("/etc/samplechat.toml", "/out/samplechat.toml")
+        .replace("StartLimitBurst=10", "StartLimitBurst=100");
+    let units = [
+        ("samplechat.service", service),
+        ("samplechat.socket", unit_file("samplechat.socket")),
+        ("boot.target", "[Unit]\nRequires=basic.target\nAfter=basic.target\nWants=boot.service\n".to_owned()),
+        (
+            "boot.service",
+            "[Unit]\nAfter=basic.target\n[Service]\nType=oneshot\nTimeoutStartSec=120\nExecStart=/bin/bash /out/boot.sh\n\
+             StandardOutput=append:/out/log\nStandardError=append:/out/log\n\
+             ExecStopPost=/bin/systemctl poweroff --no-block\n"
+                .to_owned(),
+        ),
+        ("none.preset", "disable *\n".to_owned()),
+    ];
+    // The root of this machine, read-only, with nothing in /etc and /var.
+    let mut command = Command::new("systemd-nspawn");
+    command.args(["-q", "-D", "/", "--volatile=yes", "--register=no", "--keep-unit", "--private-network"]);
+    command.arg(format!("--bind={}:/out", directory.path().display()));
+    command.arg(format!("--bind-ro={}:/opt/samplechat", example("samplechat").display()));
+    for (name, text) in &units {
+        fs::write(path(name), text).unwrap();
+        let place = if name.ends_with(".preset") { "system-preset" } else { "system" };
+        command.arg(format!("--bind-ro={}:/etc/systemd/{place}/{name}", path(name).display()));
+    }
+    command.args(["--boot", "systemd.unit=boot.target", "systemd.firstboot=off"]);
+    let console = command.stdin(Stdio::null()).output().unwrap();
+    let log = fs::read_to_string(path("log")).unwrap_or_default();
+    let console = String::from_utf8_lossy(&console.stdout).into_owned();
+    assert!(log.ends_with("done\n"), "{log}\n{console}");
+    let wrong: Vec<&str> = log.lines().filter(|line| !line.starts_with("ok ") && *line != "done").collect();
+    assert_eq!(wrong, [""; 0], "{log}");
+    println!("systemd {version}: {} things hold", log.lines().count() - 1);
+}
+
+fn systemd_version() -> Option<u32> {
+    let output = Command::new("systemd-analyze").arg("--version").output().ok()?;
+    String::from_utf8_lossy(&output.stdout).split_whitespace().nth(1)?.parse().ok()
+}
+
+fn unit_file(name: &str) -> String {
+    let path = format!("{}/config/{name}", env!("CARGO_MANIFEST_DIR"));
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The service that runs `program`, and the same as its comment says for a version that does not know the newer type.
+fn services(program: &str) -> (String, String) {
+    let service = unit_file("samplechat.service").replace("/usr/local/bin/samplechat", program);
+    let older = service
+        .replace("\nType=notify-reload\n", "\n")
+        .replace("\n#Type=", "\nType=")
+        .replace("\n#ExecReload=", "\nExecReload=");
+    assert!(older.contains("\nType=notify\n") && older.contains(" --reload --wait\n"));
+    (service, older)
 }
