@@ -424,7 +424,7 @@ fn a_panic_in_a_callback_costs_its_connection_and_is_in_the_log() {
     says(&mut b, "still served");
     let log = flow.stop();
     assert!(log.contains(" error input panicked: at the disco"), "{log}");
-    assert!(log.contains("tests/flow/server.rs:"), "the place of the panic: {log}");
+    assert!(log.contains("tests/flow/driven.rs:"), "the place of the panic: {log}");
     assert!(log.lines().all(|line| line.contains("Z ")), "nothing goes past the log: {log}");
 }
 
