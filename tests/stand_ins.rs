@@ -56,6 +56,32 @@ fn a_probe_that_says_nothing_any_more_and_does_not_end_keeps_nobody_waiting() {
     server.stop();
 }
 
+/// Whoever keeps a server full and is refused again and again must not keep it from taking a new configuration. Of 64
+/// descriptors 32 are clients'.
+#[test]
+fn a_full_server_that_refuses_others_restarts() {
+    let directory = TempDir::new();
+    let pid_file = format!("--pid_file={}", directory.path().join("pid").display());
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 64 && exec \"$0\" \"$@\""]).arg(example("echo")).arg(&pid_file);
+    command.args((1..=4).map(|at| format!("--port=127.0.0.{at}:0")));
+    let mut child = Child::spawn(&mut command);
+    let address = child.wait_for_address();
+    let mut served: Vec<Client> = (0..32).map(|_| Client::connect(address)).collect();
+    served.iter().for_each(|client| client.send("half a "));
+    let mut refused: Vec<Client> = (0..20).map(|_| Client::connect(address)).collect();
+    // Each is closed with care for two seconds, because it does not go.
+    refused[0].expect("Too many connections");
+    child.signal("HUP");
+    child.wait_for("restart 1 done");
+    for client in &mut served {
+        client.send("line\n");
+        assert_eq!(client.expect_line(), "half a line");
+    }
+    child.signal("TERM");
+    assert_eq!(child.expect_exit().code(), Some(0), "{child}");
+}
+
 #[test]
 fn a_set_user_id_program_takes_nothing_over_from_its_caller() {
     if !nix::unistd::geteuid().is_root() {

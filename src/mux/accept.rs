@@ -414,8 +414,9 @@ pub(super) fn suppressed(more: u64) -> String {
 
 const PARK_MIN: Duration = Duration::from_millis(100);
 const PARK_MAX: Duration = Duration::from_secs(1);
-/// Refused clients that are closed with all care at once; they live off the 32 descriptors in reserve.
-const REFUSED_MAX: usize = 16;
+/// Refused clients that are closed with all care at once. They live off the 32 descriptors in reserve, as does a restart,
+/// which they must leave room for.
+const REFUSED_MAX: usize = 8;
 /// Unread bytes taken from a connection that is closed without lingering.
 pub(super) const DISCARD: usize = 64 * 1024;
 const REFUSAL: &[u8] = b"Too many connections, try again later.\r\n";
