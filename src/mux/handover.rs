@@ -20,7 +20,7 @@ use super::saved_conn::{Clock, Role, SavedConn};
 use super::server::{Closing, Server};
 use super::timers::TimerKey;
 use super::{Mux, OUTSIDE, Peer, Room};
-use crate::net::Listener;
+use crate::net::{Listener, LocalAddr};
 use crate::slots::{ConnId, Slots};
 use crate::state::{StateReader, StateWriter};
 use crate::wheel::Wheel;
@@ -306,10 +306,12 @@ impl<S: Server> Mux<S> {
         Ok(())
     }
 
-    /// Takes the clients that wait at the last `count` listeners, and closes these.
-    pub(crate) fn close_last_listeners(&mut self, count: usize) {
+    /// Takes the clients that wait at the last `count` listeners, and closes these; their addresses. Nobody else may have
+    /// them any more, or clients would go on coming there.
+    pub(crate) fn close_last_listeners(&mut self, count: usize) -> Vec<LocalAddr> {
         let first = self.conns.doors.len().saturating_sub(count);
         for door in &mut self.conns.doors[first..] {
+            door.listener.remove_path();
             (door.ready, door.paused) = (true, false);
         }
         for _ in 0..super::stop::QUEUES_MAX {
@@ -318,7 +320,7 @@ impl<S: Server> Mux<S> {
             }
             self.accept();
         }
-        self.conns.doors.truncate(first);
+        self.conns.doors.drain(first..).map(|door| door.listener.local_addr()).collect()
     }
 
     /// The listeners, to change.

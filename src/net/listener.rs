@@ -206,6 +206,13 @@ impl Listener {
         self.path = None;
     }
 
+    /// Removes its path, if that is its own, so that nobody new finds it; who waits already can still be taken.
+    pub(crate) fn remove_path(&mut self) {
+        if let Some(path) = self.path.take() {
+            path.remove();
+        }
+    }
+
     /// The path in the file system that is this listener's to remove; none for TCP, and after [`keep_path`](Self::keep_path).
     pub(crate) fn owned_path(&self) -> Option<&OwnedPath> {
         self.path.as_ref()
@@ -287,9 +294,7 @@ impl Source for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Some(path) = self.path.take() {
-            path.remove();
-        }
+        self.remove_path();
     }
 }
 

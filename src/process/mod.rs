@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use crate::config::{Config, ConfigBuilder, OnHup, Outcome};
 use crate::logging::{self, Logger, Quiet};
 use crate::mux::{Ended, Mux, Server, Woke};
-use crate::net::{Listener, OwnedPath};
+use crate::net::{Listener, LocalAddr, OwnedPath};
 use crate::signals::Signals;
 use crate::sys::{self, Inherited};
 use crate::{Error, ErrorKind, Result};
@@ -294,7 +294,8 @@ fn take_signals() -> Result<Signals> {
 fn configured<S: Server>(server: &mut S, config: &Config) -> Result<()> {
     server.post_configure_hook(config)?;
     config.refuse_unclaimed()?;
-    for warning in config.warnings() {
+    // After a probe the next image says the same.
+    for warning in config.warnings().iter().filter(|_| !config.probing()) {
         log::warn!("{warning}");
     }
     Ok(())
@@ -360,7 +361,7 @@ fn inherit<S: Server>(
 ) -> ExitCode {
     let taken = contained(|| take_up(server, &config, &mut heir, &mut inherited, &around))
         .and_then(|taken| Ok((taken, heir.pid_file(&config)?)));
-    let ((mut mux, paths, removed), pid_file) = match taken {
+    let (Taken { mut mux, paths, added, removed }, pid_file) = match taken {
         Ok(taken) => taken,
         Err(error) => return give_up(&heir, around.logger.as_deref(), &error),
     };
@@ -369,7 +370,6 @@ fn inherit<S: Server>(
     for (listener, path) in mux.listeners_mut().zip(paths) {
         path.into_iter().for_each(|path| listener.own_path(path));
     }
-    mux.close_last_listeners(removed.len());
     if let Err(error) = Signals::unblock() {
         log::error!("the signals stay held back: {error}");
     }
@@ -380,13 +380,25 @@ fn inherit<S: Server>(
     if standby.is_none() && sys::own_pid() != 1 {
         log::warn!("restart {generation} had no standby to go back to: other threads were running");
     }
-    restart.settle(&mux, &around, standby, removed);
+    for addr in added {
+        log::info!("listening on {addr}; try: {}", addr.hint());
+    }
+    restart.settle(&mut mux, &around, standby, removed);
     drop(heir);
     serve(mux, &config, restart, around)
 }
 
-/// A loop that is ready, the claims to the paths of its listeners, and the names of those that are to go, its last ones.
-type Taken<S> = (Mux<S>, Vec<Option<OwnedPath>>, Vec<String>);
+/// What an heir has taken up.
+struct Taken<S: Server> {
+    /// Ready to serve.
+    mux: Mux<S>,
+    /// The claims to the paths of its listeners, one for each.
+    paths: Vec<Option<OwnedPath>>,
+    /// The addresses of listeners that the image before did not serve.
+    added: Vec<LocalAddr>,
+    /// The names of those that are to go, its last ones.
+    removed: Vec<String>,
+}
 
 /// Everything up to the commit: nothing of it touches a client, so all of it can be undone by ending. If it fails,
 /// neither the loop nor the server is dropped: what they would clean up is the image before's again.
@@ -405,16 +417,20 @@ fn take_up<S: Server>(
     let there = std::mem::take(&mut heir.will.listeners);
     let sorted = Sorted::sort(&config.listen, there, &config.limits, |fd| inherited.take(fd))?;
     server.post_bind_hook(config)?;
+    for warning in &sorted.warnings {
+        log::warn!("{warning}");
+    }
     let mut mux = ManuallyDrop::new(Mux::new(ManuallyDrop::into_inner(server), config.limits.clone())?);
     let removed = sorted.removed.iter().map(|kept| kept.listener.name().to_owned()).collect();
-    let mut paths = Vec::new();
+    let (mut paths, mut added) = (Vec::new(), Vec::new());
     for mut kept in sorted.open.into_iter().chain(sorted.removed) {
         paths.push(kept.take_path());
+        added.extend(kept.is_new.then(|| kept.listener.local_addr()));
         mux.take_over_listener(kept.listener, kept.paused)?;
     }
     mux.restore(heir.loop_reader()?, &mut |fd| inherited.take(fd))?;
     set_up(&mut mux, config, signals, around)?;
-    Ok((ManuallyDrop::into_inner(mux), paths, removed))
+    Ok(Taken { mux: ManuallyDrop::into_inner(mux), paths, added, removed })
 }
 
 /// This image cannot take over; the one before goes on. Nothing is cleaned up: it is not ours.

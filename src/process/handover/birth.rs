@@ -186,7 +186,9 @@ impl Will {
             Some((path, number)) => Some((path, number.map(descriptor).transpose()?)),
             None => None,
         };
-        let listeners = there.list(listeners::read)?;
+        let mut listeners = there.list(listeners::read)?;
+        let new = there.u32()?;
+        listeners.iter_mut().rev().zip(0..new).for_each(|(described, _)| described.is_new = true);
         Ok(Self { generation, began, conf, pid_files, log, listeners })
     }
 }

@@ -20,6 +20,8 @@ pub(crate) struct Described {
     port: u16,
     /// The application had stopped taking clients from it.
     pub(super) paused: bool,
+    /// Opened by the probe, and served by nobody yet.
+    pub(super) is_new: bool,
     path: Option<OwnedPath>,
 }
 
@@ -28,6 +30,7 @@ pub(crate) struct Described {
 pub(crate) struct Kept {
     pub(crate) listener: Listener,
     pub(crate) paused: bool,
+    pub(crate) is_new: bool,
     path: Option<OwnedPath>,
 }
 
@@ -45,7 +48,7 @@ impl Described {
 impl Kept {
     /// One that this image opened itself.
     pub(super) fn new(listener: Listener) -> Self {
-        Self { listener, paused: false, path: None }
+        Self { listener, paused: false, is_new: true, path: None }
     }
 
     /// The claim to the path, for the listener that stands in a loop already.
@@ -120,7 +123,7 @@ pub(super) fn read(from: &mut StateReader<'_>) -> Result<Described, StateError> 
     };
     let (port, paused) = (from.u16()?, from.bool()?);
     let path = from.option(|from| Ok(OwnedPath::of(path_of(from.bytes()?), from.u64()?, from.u64()?)))?;
-    Ok(Described { fd, at: ListenAt { name, addr, backlog }, port, paused, path })
+    Ok(Described { fd, at: ListenAt { name, addr, backlog }, port, paused, is_new: false, path })
 }
 
 /// What a new configuration makes of the listeners that there were.
@@ -132,6 +135,8 @@ pub(crate) struct Sorted {
     pub(super) added: Vec<usize>,
     /// No longer in the configuration.
     pub(crate) removed: Vec<Kept>,
+    /// What the configuration asks of those that are kept and cannot have, one sentence each.
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Sorted {
@@ -160,6 +165,7 @@ impl Sorted {
             };
             for slot in &mut there {
                 if let Some(described) = slot.take_if(|described| chosen(described)) {
+                    sorted.warnings.extend(warning(&described.at, at));
                     sorted.open.push(adopt(described, at, limits, &mut take)?);
                 }
             }
@@ -208,11 +214,8 @@ fn adopt(
     let fd = take(described.fd).map_err(|error| {
         Error::with_source(ErrorKind::State, format!("the listener {}", described.at.name), error)
     })?;
-    if changes_attributes(&described.at.addr, &at.addr) {
-        log::warn!("listen `{}`: mode, owner and group change only when the server is started anew", at.name);
-    }
     let listener = Listener::adopt(fd, at, limits)?;
-    Ok(Kept { listener, paused: described.paused, path: described.path })
+    Ok(Kept { listener, paused: described.paused, is_new: described.is_new, path: described.path })
 }
 
 /// Whether two addresses are the same socket, whatever name or mode they have.
@@ -221,6 +224,12 @@ fn same_place(one: &ListenAddr, other: &ListenAddr) -> bool {
         (ListenAddr::Unix { path: one, .. }, ListenAddr::Unix { path: other, .. }) => one == other,
         (one, other) => one == other,
     }
+}
+
+/// What `new` asks for and the listener that was opened as `old` cannot have.
+fn warning(old: &ListenAt, new: &ListenAt) -> Option<String> {
+    let what = "mode, owner and group change only when the server is started anew";
+    changes_attributes(&old.addr, &new.addr).then(|| format!("listen `{}`: {what}", new.name))
 }
 
 /// Whether `new` asks for another mode, owner or group than the path has.

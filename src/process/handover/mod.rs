@@ -38,7 +38,8 @@ pub(super) struct Restart {
     generation: u64,
     /// When the one that is under way began, on the system's monotonic clock.
     began: Duration,
-    /// Names of the listeners that this image has closed when it took over.
+    /// Names of the listeners that are no longer in the configuration: the last ones of the loop, until the standby, which
+    /// has them too, is gone.
     removed: Vec<String>,
 }
 
@@ -80,10 +81,10 @@ impl Restart {
     }
 
     /// This image has committed: the standby of the one before, if it had one, is on its way out. `removed` are the names
-    /// of the listeners that are no more.
+    /// of the listeners that are to go, the last ones of the loop.
     pub(super) fn settle<S: Server>(
         &mut self,
-        mux: &Mux<S>,
+        mux: &mut Mux<S>,
         around: &Around,
         standby: Option<Standby>,
         removed: Vec<String>,
@@ -93,8 +94,17 @@ impl Restart {
             Some(standby) if mux.watch(&standby).is_ok() => {
                 self.stage = Stage::Settling(standby, Instant::now() + SETTLE_TIME, 0);
             }
-            _ => around.restart_succeeded(mux, self.generation, self.began, &self.removed),
+            _ => self.succeeded(mux, around),
         }
+    }
+
+    /// The image before is gone. Only now can nobody come any more to a listener that is closed.
+    fn succeeded<S: Server>(&mut self, mux: &mut Mux<S>, around: &Around) {
+        let removed = std::mem::take(&mut self.removed);
+        for addr in mux.close_last_listeners(removed.len()) {
+            log::info!("no longer listening on {addr}");
+        }
+        around.restart_succeeded(mux, self.generation, self.began, &removed);
     }
 
     /// When [`woken`](Self::woken) is to be called at the latest.
@@ -207,7 +217,7 @@ impl Restart {
 
     fn see_standby<S: Server>(
         &mut self,
-        mux: &Mux<S>,
+        mux: &mut Mux<S>,
         around: &Around,
         standby: Standby,
         until: Instant,
@@ -215,7 +225,7 @@ impl Restart {
     ) {
         if standby.is_gone() {
             mux.unwatch(&standby);
-            around.restart_succeeded(mux, self.generation, self.began, &self.removed);
+            self.succeeded(mux, around);
             return;
         }
         if Instant::now() < until {

@@ -135,10 +135,12 @@ pub(super) fn pack_state<S: Server>(
         });
     });
     let mut there = StateWriter::new();
-    let added = approved.into_iter().flat_map(|approved| &approved.added).map(|kept| (&kept.listener, false));
-    there.list(mux.listeners().chain(added), |out, (listener, paused)| {
+    let added = approved.map_or(&[][..], |approved| &approved.added);
+    let all = mux.listeners().chain(added.iter().map(|kept| (&kept.listener, false)));
+    there.list(all.filter(|(listener, _)| listener.descriptor().is_some()), |out, (listener, paused)| {
         listeners::write(out, listener, paused);
     });
+    there.u32(u32::try_from(added.len()).unwrap_or(u32::MAX));
     let mut server = StateWriter::new();
     server.record(&state.server);
     let sections = [
