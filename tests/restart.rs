@@ -12,6 +12,8 @@ mod running;
 mod clients;
 #[path = "restart/leaving.rs"]
 mod leaving;
+#[path = "restart/listeners.rs"]
+mod listeners;
 #[path = "restart/order.rs"]
 mod order;
 #[path = "restart/storms.rs"]
