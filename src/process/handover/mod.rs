@@ -183,6 +183,10 @@ impl Restart {
                 mux.unwatch(&probe.channel);
                 drop(probe);
                 mux.rest_for_handover(true);
+                if !mux.is_at_rest() {
+                    let limit = self.limits.quiesce_time.as_secs_f64();
+                    log::info!("restart: waiting for work under way, at most quiesce_seconds = {limit}");
+                }
                 self.see_rest(mux, around, approved, Instant::now() + self.limits.quiesce_time);
             }
         }
