@@ -18,3 +18,7 @@ mod listeners;
 mod order;
 #[path = "restart/storms.rs"]
 mod storms;
+#[path = "restart/streams.rs"]
+mod streams;
+#[path = "restart/work.rs"]
+mod work;

@@ -127,6 +127,7 @@ impl Driven {
                 let path = rest.to_owned();
                 let job = move || UnixStream::connect(path)?.read_to_end(&mut Vec::new());
                 ctx.offload(job, |_, ctx, result: io::Result<usize>| {
+                    println!("offloaded: #{}", ctx.peer.serial);
                     writeln!(ctx, "offloaded {}", result?);
                     Ok(())
                 })?;

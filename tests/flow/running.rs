@@ -3,11 +3,14 @@
 #![allow(dead_code, reason = "each test file uses its part of this module")]
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::Instant;
+
+use socket2::SockRef;
 
 use crate::common::{Child, Client, DEADLINE, TempDir, example};
 
@@ -210,6 +213,13 @@ impl Gate {
         let pid = pid.parse().expect("a process id");
         Waiting { who: who.to_owned(), pid, stream }
     }
+}
+
+/// A listener whose `accept` fails after [`DEADLINE`].
+#[track_caller]
+pub(crate) fn patient<L: AsFd>(listener: L) -> L {
+    SockRef::from(&listener).set_read_timeout(Some(DEADLINE)).expect("a read time-out is settable");
+    listener
 }
 
 pub(crate) fn server() -> Command {
