@@ -224,7 +224,7 @@ fn a_standard_error_that_nobody_reads_does_not_stop_the_server() {
         drop(Client::connect(path.display()));
     }
     for round in 0..1000 {
-        says(&mut first, &format!("after {round}"));
+        says(&mut first, &format!("round {round}"));
     }
     server.signal("TERM");
     first.expect_eof();
