@@ -178,7 +178,7 @@ fn the_loop_tells_the_watchdog_that_it_lives_and_a_callback_that_hangs_does_not(
     drop(hold);
     manager.socket.set_read_timeout(Some(DEADLINE)).unwrap();
     manager.expect("WATCHDOG=1");
-    says(&mut client, "after it");
+    says(&mut client, "and on");
     // Its last words find room only if those before are read.
     flow.child.signal("TERM");
     while manager.next() != "STOPPING=1" {}
