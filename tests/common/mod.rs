@@ -326,18 +326,24 @@ impl Child {
     /// The next line of standard error that contains `text`; the lines before it are passed over.
     #[track_caller]
     pub(crate) fn wait_for(&mut self, text: &str) -> String {
+        self.wait_for_one_of(&[text])
+    }
+
+    /// The same for whichever of several texts comes first.
+    #[track_caller]
+    pub(crate) fn wait_for_one_of(&mut self, texts: &[&str]) -> String {
         let until = Instant::now() + DEADLINE;
         loop {
             match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(line) => {
                     self.log.push(line.clone());
-                    if line.contains(text) {
+                    if texts.iter().any(|text| line.contains(text)) {
                         return line;
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => panic!("no line with \"{text}\" in time; {self}"),
+                Err(RecvTimeoutError::Timeout) => panic!("no line with {texts:?} in time; {self}"),
                 Err(RecvTimeoutError::Disconnected) => {
-                    panic!("it ended without a line with \"{text}\"; {self}")
+                    panic!("it ended without a line with {texts:?}; {self}")
                 }
             }
         }
