@@ -12,15 +12,15 @@
 mod common;
 
 use std::fs;
-use std::io::{self, BufRead, BufReader};
+use std::io;
 use std::net::SocketAddr;
-use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::process::Command;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::served::{Served, long_form, round_trip, wait_until};
+use common::strace::{Strace, strace_works};
 use common::{Child, Client, Missed, complains, example};
 use lineplex::config::{Limits, ListenAt};
 use lineplex::{Context, Input, Mux, MuxCallback, Peer, Server};
@@ -347,78 +347,6 @@ fn an_idle_loop_without_a_client_makes_no_system_call() {
     let last = calls.iter().rposition(|line| line.starts_with("close(")).expect("it was waited for");
     assert_eq!(names(&calls[last + 1..])[..2], ["epoll_wait", "accept4"], "{calls:#?}");
     stop(server);
-}
-
-/// strace on one thread of a process that is already running: the count of `when` begins here.
-struct Strace(Child);
-
-impl Strace {
-    /// Answers calls of `call` by the main thread as `how` says.
-    #[track_caller]
-    fn inject(served: &Served, call: &str, how: &str) -> Self {
-        Self::of(served.server.id(), call, &format!("{call}:{how}"))
-    }
-
-    /// Traces `calls` of the thread `task`, and makes them fail as `inject` says if it says anything.
-    #[track_caller]
-    fn of(task: u32, calls: &str, inject: &str) -> Self {
-        let mut command = Command::new("strace");
-        command.arg(format!("--attach={task}")).arg(format!("--trace={calls}"));
-        if !inject.is_empty() {
-            command.arg(format!("--inject={inject}"));
-        }
-        let mut strace = Child::spawn(&mut command);
-        // The thread has been told to stop by then, and makes no further call untraced.
-        strace.wait_for("attached");
-        Self(strace)
-    }
-
-    /// The next line with `text`; an error's name is there only if it was injected or really happened.
-    #[track_caller]
-    fn wait_for(&mut self, text: &str) -> String {
-        self.0.wait_for(text)
-    }
-
-    /// Lets the thread go; all lines so far.
-    #[track_caller]
-    fn detach(mut self) -> Vec<String> {
-        self.0.signal("TERM");
-        self.0.expect_exit();
-        self.0.expect_log().to_vec()
-    }
-}
-
-/// Whether strace can be used here; says so if not, and fails if it must.
-fn strace_works() -> bool {
-    static WORKS: OnceLock<Result<(), String>> = OnceLock::new();
-    let works = WORKS.get_or_init(|| {
-        // Ends when its input does.
-        let mut target = Command::new("cat")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .map_err(|error| format!("cat: {error}"))?;
-        let mut strace = Command::new("strace")
-            .args([format!("--attach={}", target.id()), "--inject=close:error=EIO:when=1..3".to_owned()])
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|error| format!("strace: {error}"))?;
-        let mut line = String::new();
-        let stderr = strace.stderr.take().expect("it was asked for");
-        let read = BufReader::new(stderr).read_line(&mut line).map_err(|error| error.to_string());
-        drop(target.stdin.take());
-        for mut child in [strace, target] {
-            child.kill().and_then(|()| child.wait()).map_err(|error| error.to_string())?;
-        }
-        read?;
-        if line.contains("attached") { Ok(()) } else { Err(line) }
-    });
-    if let Err(why) = works {
-        let must = std::env::var_os("LINEPLEX_REQUIRE_STRACE").is_some_and(|value| value == "1");
-        assert!(!must, "LINEPLEX_REQUIRE_STRACE=1, but: {why}");
-        println!("skipped: {why}");
-    }
-    works.is_ok()
 }
 
 /// `echo`, where strace works.

@@ -20,6 +20,7 @@
 pub(crate) mod lineload;
 pub(crate) mod perl;
 pub(crate) mod served;
+pub(crate) mod strace;
 
 use std::fmt::{self, Display};
 use std::fs;
