@@ -231,6 +231,15 @@ impl Listener {
     /// [`ErrorKind::Bind`] when it is not what `at` says: not a socket, not a stream, not listening, another family,
     /// or another address (a host that is a name is not compared; a port 0 takes any).
     pub fn adopt(fd: OwnedFd, at: &ListenAt, limits: &Limits) -> Result<Self> {
+        let listener = Self::share(fd, at, limits)?;
+        let fail = |cause| Error::with_source(ErrorKind::Bind, inherited(at, "cannot be used"), cause);
+        listener.set_options(limits).map_err(fail)?;
+        Ok(listener)
+    }
+
+    /// The same for one that somebody else may still serve: its options stay what they are until
+    /// [`set_options`](Self::set_options).
+    pub(crate) fn share(fd: OwnedFd, at: &ListenAt, _limits: &Limits) -> Result<Self> {
         let socket = Socket::from(fd);
         let local = inherited_addr(&socket, at)?;
         let fail = |cause| Error::with_source(ErrorKind::Bind, inherited(at, "cannot be used"), cause);
@@ -238,7 +247,6 @@ impl Listener {
         socket.set_cloexec(true).map_err(fail)?;
         let (listening, versions) = match &local {
             LocalAddr::Ip(addr) => {
-                options::tcp(&SockRef::from(&socket), limits).map_err(fail)?;
                 let both = addr.is_ipv6() && !socket.only_v6().map_err(fail)?;
                 let listener = mio::net::TcpListener::from_std(TcpListener::from(socket));
                 (Listening::Tcp(listener), if both { Versions::Both } else { Versions::One })
@@ -255,8 +263,19 @@ impl Listener {
             socket: listening,
             path: None,
             #[cfg(not(any(target_os = "linux", target_os = "android")))]
-            limits: limits.clone(),
+            limits: _limits.clone(),
         })
+    }
+
+    /// Sets what `limits` asks for on the socket, for clients that come from now on.
+    ///
+    /// # Errors
+    /// What `setsockopt(2)` says.
+    pub(crate) fn set_options(&self, limits: &Limits) -> io::Result<()> {
+        match &self.socket {
+            Listening::Tcp(listener) => options::tcp(&SockRef::from(listener), limits),
+            Listening::Unix(_) | Listening::Closed => Ok(()),
+        }
     }
 
     /// The descriptor, to hand it to another image; `None` after a rebind that failed.

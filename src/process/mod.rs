@@ -369,6 +369,9 @@ fn inherit<S: Server>(
     around.hold(pid_file);
     for (listener, path) in mux.listeners_mut().zip(paths) {
         path.into_iter().for_each(|path| listener.own_path(path));
+        if let Err(error) = listener.set_options(&config.limits) {
+            log::warn!("the listener on {} keeps its socket options: {error}", listener.local_addr());
+        }
     }
     if let Err(error) = Signals::unblock() {
         log::error!("the signals stay held back: {error}");

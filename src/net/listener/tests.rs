@@ -475,6 +475,18 @@ fn an_inherited_listener_must_be_what_the_configuration_says() {
     assert!(adopt(file.into(), &at).unwrap_err().contains("not a socket"));
 }
 
+#[test]
+fn a_listener_that_is_shared_keeps_its_options_until_they_are_set() {
+    let limits = Limits::default();
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = ListenAt::tcp("127.0.0.1", socket.local_addr().unwrap().port());
+    let nodelay = || SockRef::from(&socket).tcp_nodelay().unwrap();
+    let shared = Listener::share(socket.try_clone().unwrap().into(), &at, &limits).unwrap();
+    assert!(!nodelay(), "who serves it now may go on doing so");
+    shared.set_options(&limits).unwrap();
+    assert!(nodelay());
+}
+
 /// A fresh directory, removed with what is in it.
 struct TempDir(PathBuf);
 

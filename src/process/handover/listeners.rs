@@ -214,7 +214,7 @@ fn adopt(
     let fd = take(described.fd).map_err(|error| {
         Error::with_source(ErrorKind::State, format!("the listener {}", described.at.name), error)
     })?;
-    let listener = Listener::adopt(fd, at, limits)?;
+    let listener = Listener::share(fd, at, limits)?;
     Ok(Kept { listener, paused: described.paused, is_new: described.is_new, path: described.path })
 }
 
