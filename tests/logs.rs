@@ -243,6 +243,31 @@ fn a_standard_error_that_nobody_reads_does_not_stop_the_server() {
     assert!(written < 8_000, "all {written} lines found room");
 }
 
+// F13
+#[test]
+fn a_standard_error_that_nobody_reads_keeps_no_restart() {
+    let directory = TempDir::new();
+    let (path, pid_file) = (directory.path().join("s"), directory.path().join("pid"));
+    let pid_option = format!("--pid_file={}", pid_file.display());
+    let options = [unix(&path), pid_option, "--log_level=3".into(), "--quiesce_seconds=0.1".into()];
+    let mut server = Unread::start(server().args(options));
+    for _ in 0..2_000 {
+        drop(Client::connect(path.display()));
+    }
+    let mut client = Client::connect(path.display());
+    says(&mut client, "it is served");
+    client.send("half");
+    server.signal("HUP");
+    let status = pid_file.with_extension("status");
+    wait_until("the restart is over", || {
+        fs::read_to_string(&status).is_ok_and(|text| text.contains("\ngeneration = 1\n"))
+    });
+    client.send(" a line\n");
+    assert_eq!(client.expect_line(), "half a line");
+    server.process.kill().unwrap();
+    server.process.wait().unwrap();
+}
+
 /// A server whose standard error is read up to the line that it listens, and no further.
 struct Unread {
     process: std::process::Child,

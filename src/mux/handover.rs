@@ -43,6 +43,13 @@ pub(crate) struct LoopState {
     pub(crate) turned: Vec<ConnId>,
 }
 
+impl LoopState {
+    /// How many bytes it has.
+    pub(crate) fn len(&self) -> usize {
+        [&self.shared, &self.server, &self.conns, &self.metrics].into_iter().map(StateWriter::len).sum()
+    }
+}
+
 /// The same, read.
 #[derive(Debug)]
 pub(crate) struct LoopReader<'a> {

@@ -99,6 +99,7 @@ struct SavedRare {
     line_began: Option<Duration>,
     allowance: Option<(f64, Duration)>,
     throttled: Option<Duration>,
+    stalled: Option<Duration>,
 }
 
 impl<'a> SavedConn<'a> {
@@ -247,7 +248,7 @@ impl<'a> SavedConn<'a> {
             conn.output = Some(output);
         }
         let has_rare = self.rare.is_some() || self.role != CLIENT;
-        let SavedRare { linger, discarded, heard, line_began, allowance, throttled } =
+        let SavedRare { linger, discarded, heard, line_began, allowance, throttled, stalled } =
             self.rare.unwrap_or_default();
         let rare = Rare {
             refused: self.role == REFUSED,
@@ -257,6 +258,7 @@ impl<'a> SavedConn<'a> {
             line_began: line_began.map(|passed| clock.since(passed)),
             allowance: allowance.map(|(tokens, passed)| (tokens, clock.since(passed))),
             throttled: throttled.map(|left| clock.until(left)),
+            stalled: stalled.map(|passed| clock.since(passed)),
             left: self.peer.as_ref().filter(|_| self.role == LEFT).map(|peer| peer.addr),
             denied: self.peer.filter(|_| self.role == DENIED),
             late: flag(LATE),
@@ -311,6 +313,7 @@ fn write_rare(out: &mut StateWriter, rare: &Rare, clock: &Clock) {
         out.f64(tokens).duration(clock.passed(counted));
     });
     write_time(out, rare.throttled.map(|until| clock.left(until)));
+    write_time(out, rare.stalled.map(|since| clock.passed(since)));
 }
 
 fn read_rare(from: &mut StateReader<'_>) -> Result<SavedRare, StateError> {
@@ -323,6 +326,7 @@ fn read_rare(from: &mut StateReader<'_>) -> Result<SavedRare, StateError> {
             .option(|from| Ok((from.f64()?, from.duration()?)))?
             .filter(|(tokens, _)| tokens.is_finite()),
         throttled: read_time(from)?,
+        stalled: read_time(from)?,
     })
 }
 

@@ -267,14 +267,20 @@ impl Listener {
         })
     }
 
-    /// Sets what `limits` asks for on the socket, for clients that come from now on.
+    /// Sets what `limits` asks for on the socket, for clients that come from now on, and the length of its queue.
     ///
     /// # Errors
-    /// What `setsockopt(2)` says.
+    /// What `setsockopt(2)` and `listen(2)` say.
     pub(crate) fn set_options(&self, limits: &Limits) -> io::Result<()> {
+        let backlog = backlog(&self.at);
         match &self.socket {
-            Listening::Tcp(listener) => options::tcp(&SockRef::from(listener), limits),
-            Listening::Unix(_) | Listening::Closed => Ok(()),
+            Listening::Tcp(listener) => {
+                let socket = SockRef::from(listener);
+                options::tcp(&socket, limits)?;
+                socket.listen(backlog)
+            }
+            Listening::Unix(listener) => SockRef::from(listener).listen(backlog),
+            Listening::Closed => Ok(()),
         }
     }
 

@@ -10,7 +10,7 @@ use socket2::{SockRef, TcpKeepalive};
 
 use crate::config::Limits;
 
-/// Sets what `limits` asks for on a listening or connecting socket.
+/// Sets what `limits` asks for on a listening or connecting socket, which may have had other options before.
 pub(super) fn tcp(socket: &SockRef<'_>, limits: &Limits) -> io::Result<()> {
     socket.set_tcp_nodelay(limits.tcp_nodelay)?;
     if let Some(keepalive) = limits.keepalive {
@@ -19,15 +19,14 @@ pub(super) fn tcp(socket: &SockRef<'_>, limits: &Limits) -> io::Result<()> {
             .with_interval(whole_seconds(keepalive.interval))
             .with_retries(keepalive.count.max(1));
         socket.set_tcp_keepalive(&params)?;
+    } else {
+        socket.set_keepalive(false)?;
     }
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
-        if let Some(time) = limits.tcp_user_timeout {
-            socket.set_tcp_user_timeout(Some(time))?;
-        }
-        if let Some(bytes) = limits.tcp_notsent_lowat {
-            socket.set_tcp_notsent_lowat(bytes)?;
-        }
+        socket.set_tcp_user_timeout(limits.tcp_user_timeout)?;
+        // All bits: as many as it likes, as on a new socket.
+        socket.set_tcp_notsent_lowat(limits.tcp_notsent_lowat.unwrap_or(u32::MAX))?;
     }
     Ok(())
 }

@@ -211,6 +211,11 @@ impl Around {
         }
     }
 
+    /// Whether everything that was logged is written.
+    pub(super) fn log_is_idle(&self) -> bool {
+        self.logger.as_ref().is_none_or(|logger| logger.flush(Duration::ZERO))
+    }
+
     /// No thread may be left for the moment of a restart; false if one is.
     pub(super) fn stop_threads(&self) -> bool {
         self.logger.as_ref().is_none_or(|logger| logger.stop(LOG_TIME))
@@ -244,4 +249,4 @@ pub(super) fn log_path(config: &Config) -> Option<&Path> {
 /// For the service manager to say that it has read what it was told.
 const BARRIER_TIME: Duration = Duration::from_secs(2);
 /// For the log's thread to write what waits and to end.
-const LOG_TIME: Duration = Duration::from_secs(1);
+const LOG_TIME: Duration = Duration::from_millis(100);

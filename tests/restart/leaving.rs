@@ -100,8 +100,8 @@ fn a_client_that_another_one_closes_in_its_farewell_leaves_with_it() {
 fn a_client_that_changes_its_mind_between_two_answers_leaves() {
     let mut flow = Flow::start(&[]);
     let (mut kept, mut turning) = (flow.client(), flow.client());
-    // The third answer is the last one.
-    turning.send("turn 3\n");
+    // The fourth answer is the last one.
+    turning.send("turn 4\n");
     says(&mut turning, "done");
     let told = flow.restart();
     assert_eq!(told[2..], ["restart_close_hook", "close: #2 (handover)"]);

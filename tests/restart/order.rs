@@ -24,6 +24,10 @@ fn every_hook_of_a_restart_comes_in_its_order() {
         "save",
         "save: #1",
         "save: #2",
+        // How much it is.
+        "save",
+        "save: #1",
+        "save: #2",
         "pre_server_close_hook: Handover",
         "save: #1",
         "save: #2",

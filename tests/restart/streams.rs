@@ -15,7 +15,7 @@ fn adopted_pipes_and_pairs_go_on() {
     let path = directory.path().join("pipe");
     assert!(Command::new("mkfifo").arg(&path).status().expect("there is a mkfifo").success());
     let mut flow = Flow::start(&[]);
-    let mut client = flow.client();
+    let client = flow.client();
     client.send(format!("adopt {}\npair\n", path.display()));
     let mut opened = [flow.told.expect_line(), flow.told.expect_line(), flow.told.expect_line()];
     opened.sort();

@@ -48,6 +48,8 @@ enum Stage {
     Idle,
     /// The probe may answer until then.
     Probing(Probe, Instant),
+    /// The log may be written until then.
+    Logging(Approved, Instant),
     /// What runs on other threads may come to its end until then.
     Resting(Approved, Instant),
     /// This image has taken over, and the standby of the one before is about to end: when to look again, and how often
@@ -112,6 +114,7 @@ impl Restart {
         match &self.stage {
             Stage::Idle => None,
             Stage::Probing(probe, until) => probe.due().into_iter().chain([*until]).min(),
+            Stage::Logging(_, until) => Some((Instant::now() + LOOK_TIME).min(*until)),
             Stage::Resting(_, until) | Stage::Settling(_, until, _) => Some(*until),
         }
     }
@@ -157,6 +160,7 @@ impl Restart {
         match stage {
             Stage::Idle => {}
             Stage::Probing(probe, until) => self.see_probe(mux, around, probe, until),
+            Stage::Logging(approved, until) => self.see_log(mux, around, approved, until),
             Stage::Resting(approved, until) => self.see_rest(mux, around, approved, until),
             Stage::Settling(standby, until, waits) => self.see_standby(mux, around, standby, until, waits),
         }
@@ -182,14 +186,33 @@ impl Restart {
             Some(Ok(approved)) => {
                 mux.unwatch(&probe.channel);
                 drop(probe);
-                mux.rest_for_handover(true);
-                if !mux.is_at_rest() {
-                    let limit = self.limits.quiesce_time.as_secs_f64();
-                    log::info!("restart: waiting for work under way, at most quiesce_seconds = {limit}");
+                // Everything that can be known before somebody is let go.
+                match self.measure(mux) {
+                    Ok(()) => self.see_log(mux, around, approved, Instant::now() + self.limits.quiesce_time),
+                    Err(error) => self.failed(mux, around, &error),
                 }
-                self.see_rest(mux, around, approved, Instant::now() + self.limits.quiesce_time);
             }
         }
+    }
+
+    /// Whether the state is within its limit.
+    fn measure<S: Server>(&self, mux: &mut Mux<S>) -> Result<()> {
+        let bytes = mux.state(usize::MAX)?.len();
+        succession::within_limit(bytes, &self.limits)
+    }
+
+    /// A log that nobody reads must not hold up the moment of the restart: everybody is served while it is waited for.
+    fn see_log<S: Server>(&mut self, mux: &mut Mux<S>, around: &Around, approved: Approved, until: Instant) {
+        if !around.log_is_idle() && Instant::now() < until {
+            self.stage = Stage::Logging(approved, until);
+            return;
+        }
+        mux.rest_for_handover(true);
+        if !mux.is_at_rest() {
+            let limit = self.limits.quiesce_time.as_secs_f64();
+            log::info!("restart: waiting for work under way, at most quiesce_seconds = {limit}");
+        }
+        self.see_rest(mux, around, approved, Instant::now() + self.limits.quiesce_time);
     }
 
     fn see_rest<S: Server>(&mut self, mux: &mut Mux<S>, around: &Around, approved: Approved, until: Instant) {
@@ -256,6 +279,8 @@ impl Restart {
 
 /// Clients whose state the probe tries to take up.
 const SAMPLE_CONNS: usize = 100;
+/// Between two looks whether the log is written.
+const LOOK_TIME: Duration = Duration::from_millis(1);
 /// Between two looks at a standby that should have ended.
 const SETTLE_TIME: Duration = Duration::from_secs(5);
 /// After so many of them it is killed.

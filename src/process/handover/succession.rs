@@ -17,6 +17,7 @@ use super::birth::{CONNS, FORM, KNOWN, LISTENERS, LOOP, METRICS, PROCESS, SERVER
 use super::link::{Standby, Verdict, link};
 use super::trial::Approved;
 use super::{Restart, listeners};
+use crate::config::RestartConfig;
 use crate::mux::{LoopState, Mux, Server};
 use crate::process::around::Around;
 use crate::process::image::HANDOVER;
@@ -59,6 +60,8 @@ pub(super) fn hand_over<S: Server>(
         let alone = threads && logging && is_alone();
         let files = Files { pid_files: around.pid_files(), log: around.log(true) };
         match prepare(mux, restart, approved, &files) {
+            // The last farewells may have asked for the end, too.
+            Ok(_) if mux.is_ending() => Stays::Stopped,
             Ok((memory, kept)) => {
                 Succession { restart, approved, files, alone, memory, kept }.run(mux, around)
             }
@@ -95,15 +98,19 @@ fn prepare<S: Server>(
         state = mux.state(usize::MAX)?;
     }
     let packed = pack_state(&state, restart, mux, Some(approved), files);
-    let most = restart.limits.state_max_bytes;
-    if packed.len() > most {
-        return Err(Error::new(
-            ErrorKind::State,
-            format!("the state has {} bytes, more than state_max_bytes = {most}", packed.len()),
-        ));
-    }
+    within_limit(packed.len(), &restart.limits)?;
     unpack(&packed, &KNOWN)?;
     Ok((sys::sealed_memory(c"lineplex-state", &packed).map_err(fail)?, state.kept))
+}
+
+/// Whether a state of so many bytes may be handed over.
+pub(super) fn within_limit(bytes: usize, limits: &RestartConfig) -> Result<()> {
+    let most = limits.state_max_bytes;
+    if bytes <= most {
+        return Ok(());
+    }
+    let what = format!("the state has {bytes} bytes, more than state_max_bytes = {most}");
+    Err(Error::new(ErrorKind::State, what))
 }
 
 /// The sections of a state.
