@@ -21,12 +21,22 @@ impl Strace {
     /// Traces `calls` of the thread `task`, and makes them fail as `inject` says if it says anything.
     #[track_caller]
     pub(crate) fn of(task: u32, calls: &str, inject: &str) -> Self {
-        let mut command = Command::new("strace");
+        Self::started(&mut Command::new("strace"), task, calls, inject)
+    }
+
+    /// The same of every thread and child of the process `task`, now or later; each has a count of its own.
+    #[track_caller]
+    pub(crate) fn of_all(task: u32, calls: &str, inject: &str) -> Self {
+        Self::started(Command::new("strace").arg("--follow-forks"), task, calls, inject)
+    }
+
+    #[track_caller]
+    fn started(command: &mut Command, task: u32, calls: &str, inject: &str) -> Self {
         command.arg(format!("--attach={task}")).arg(format!("--trace={calls}"));
         if !inject.is_empty() {
             command.arg(format!("--inject={inject}"));
         }
-        let mut strace = Child::spawn(&mut command);
+        let mut strace = Child::spawn(command);
         // The thread has been told to stop by then, and makes no further call untraced.
         strace.wait_for("attached");
         Self(strace)
