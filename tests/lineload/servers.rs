@@ -170,6 +170,7 @@ impl Restarted {
     /// `argument` is the second one of the script; the first counts its restarts.
     pub(crate) fn start_with(script: &str, argument: &str) -> Self {
         let directory = TempDir::new();
+        let script = format!("{script}\n{WAIT}");
         fs::write(directory.path().join("script"), script).expect("a fresh directory is writable");
         let mut command = Command::new("sh");
         command.args(["script", "0", argument]).current_dir(directory.path());
@@ -201,5 +202,6 @@ n=$1
 trap 'exec sh script $((n + 1)) $2' HUP
 printf "generation = $n\nbusy = 0\n" > pid.status
 [ $n = 0 ] && echo ready >&2
-while :; do sleep 0.01; done
 "#;
+/// Waits for signals. A wait that a signal interrupts would miss one that comes just before it.
+const WAIT: &str = "while :; do sleep 0.05; done\n";
