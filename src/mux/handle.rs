@@ -94,6 +94,12 @@ impl<S: Server> Handle<S> {
         Self { shared: Arc::new(Shared { queue, waker, limit: limit.max(1) }) }
     }
 
+    /// Has the loop look around without asking for anything.
+    pub(super) fn nudge(&self) {
+        // It fails only when the poll is gone, and then nobody waits.
+        let _ = self.shared.waker.wake();
+    }
+
     /// Everything that was asked so far, in order, behind what is in `asks`.
     pub(super) fn collect(&self, asks: &mut VecDeque<Ask<S>>) {
         let mut queue = self.shared.lock();
@@ -158,8 +164,7 @@ impl<S: Server> Handle<S> {
         let first = queue.asks.len() == 1;
         drop(queue);
         if first {
-            // It fails only when the poll is gone, and then nobody waits.
-            let _ = self.shared.waker.wake();
+            self.nudge();
         }
         Ok(())
     }

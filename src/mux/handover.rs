@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::callback::{CloseReason, Saved};
 use super::conn::{Conn, Phase, WriteSide};
+use super::offload::Tell;
 use super::saved_conn::{Clock, Role, SavedConn};
 use super::server::{Closing, Server};
 use super::timers::TimerKey;
@@ -113,6 +114,9 @@ impl<S: Server> Mux<S> {
     /// From now on no client is taken and no input read, so that what runs on other threads can come to its end.
     pub(crate) fn rest_for_handover(&mut self, rest: bool) {
         self.resting = rest;
+        let handle = self.handle.clone();
+        let tell: Tell = Box::new(move || handle.nudge());
+        self.conns.offload.tell_when_idle(rest.then_some(tell));
         if !rest {
             self.conns.offload.resume();
         }

@@ -10,6 +10,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 pub(super) type Job = Box<dyn FnOnce() + Send>;
+/// Told when nothing is left to do.
+pub(super) type Tell = Box<dyn Fn() + Send>;
 
 pub(super) struct Offload {
     shared: Arc<Shared>,
@@ -32,6 +34,7 @@ struct State {
     threads: usize,
     idle: usize,
     over: bool,
+    tell: Option<Tell>,
 }
 
 impl Offload {
@@ -68,8 +71,13 @@ impl Offload {
 impl Offload {
     /// Whether no job waits or runs.
     pub(super) fn is_idle(&self) -> bool {
-        let state = self.shared.lock();
-        state.jobs.is_empty() && state.idle == state.threads
+        self.shared.lock().is_idle()
+    }
+
+    /// From now on `tell` is called, by one of the threads, whenever it comes to be idle; `None`: no more. The result of
+    /// a job is there before its thread is.
+    pub(super) fn tell_when_idle(&self, tell: Option<Tell>) {
+        self.shared.lock().tell = tell;
     }
 
     /// Ends the threads. Jobs that wait are dropped; one that runs is waited for, at most `deadline`. False if one still
@@ -116,6 +124,12 @@ impl fmt::Debug for Offload {
     }
 }
 
+impl State {
+    fn is_idle(&self) -> bool {
+        self.jobs.is_empty() && self.idle == self.threads
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // No code of a user runs under this lock, so a poisoned one is whole all the same.
@@ -134,6 +148,9 @@ impl Shared {
                 state = self.lock();
             } else {
                 state.idle += 1;
+                if let Some(tell) = state.tell.as_ref().filter(|_| state.is_idle()) {
+                    tell();
+                }
                 state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
                 state.idle -= 1;
             }
