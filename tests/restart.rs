@@ -16,6 +16,10 @@ mod leaving;
 mod listeners;
 #[path = "restart/order.rs"]
 mod order;
+#[path = "restart/process.rs"]
+mod process;
+#[path = "restart/reload.rs"]
+mod reload;
 #[path = "restart/storms.rs"]
 mod storms;
 #[path = "restart/streams.rs"]

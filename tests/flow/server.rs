@@ -134,7 +134,8 @@ impl Server for Flow {
 
     fn post_configure_hook(&mut self, config: &Config) -> Result<()> {
         self.who = match (config.probing(), config.restarted()) {
-            (true, _) => "probe",
+            (true, true) => "probe",
+            (true, false) => panic!("a probe tries a restart"),
             (false, true) => "heir",
             (false, false) => "",
         };
