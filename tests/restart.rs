@@ -20,6 +20,8 @@ mod order;
 mod process;
 #[path = "restart/reload.rs"]
 mod reload;
+#[path = "restart/rollback.rs"]
+mod rollback;
 #[path = "restart/storms.rs"]
 mod storms;
 #[path = "restart/streams.rs"]
