@@ -21,7 +21,7 @@ macro_rules! metrics {
             /// Goes on counting where another image stopped. A name that this version does not know is passed over.
             pub(crate) fn set(&mut self, name: &str, value: u64) {
                 $(if name == stringify!($name) {
-                    self.$name = value;
+                    self.$name = value.min(COUNT_MAX);
                 })+
             }
         }
@@ -92,3 +92,6 @@ metrics! {
     /// Lost edges that a sweep found: stays 0 unless the system breaks its promise.
     counter lost_edges;
 }
+
+/// Nothing can be counted so far: at a thousand million a second it takes a hundred years.
+pub(crate) const COUNT_MAX: u64 = 1 << 62;

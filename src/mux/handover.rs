@@ -23,7 +23,7 @@ use super::timers::TimerKey;
 use super::{Mux, OUTSIDE, Peer, Room};
 use crate::net::{Listener, LocalAddr};
 use crate::slots::{ConnId, Slots};
-use crate::state::{StateReader, StateWriter};
+use crate::state::{StateError, StateReader, StateWriter};
 use crate::wheel::Wheel;
 use crate::{Error, ErrorKind, Result};
 
@@ -274,6 +274,9 @@ impl<S: Server> Mux<S> {
             out.duration(left);
         });
         let server = timers.server.iter().filter_map(|(key, id)| Some((*key, timers.left(*id, clock)?)));
+        let mut server: Vec<(u64, Duration)> = server.collect();
+        // The same loop is always written the same way.
+        server.sort_unstable();
         out.list(server, |out, (key, left)| {
             out.u64(key).duration(left);
         });
@@ -366,7 +369,7 @@ impl<S: Server> Mux<S> {
         mut state: LoopReader<'_>,
         take: &mut dyn FnMut(RawFd) -> io::Result<OwnedFd>,
     ) -> Result<()> {
-        let (last, clock) = self.restore_shared(&mut state.shared)?;
+        let (last, clock) = self.restore_shared(SavedLoop::read(&mut state.shared)?);
         if let Some(metrics) = state.metrics.as_mut() {
             for (name, value) in metrics.list(|entry| Ok((entry.text()?.to_owned(), entry.u64()?)))? {
                 self.conns.metrics.set(&name, value);
@@ -394,21 +397,18 @@ impl<S: Server> Mux<S> {
         self.take_up()
     }
 
-    fn restore_shared(&mut self, shared: &mut StateReader<'_>) -> Result<(u32, Clock)> {
-        let clock = Clock::of(shared.duration()?);
-        let since_start = shared.duration()?;
-        (self.conns.serial, self.conns.now) = (shared.u64()?, Instant::now());
-        let last = shared.u32()?;
+    fn restore_shared(&mut self, saved: SavedLoop) -> (u32, Clock) {
+        let clock = Clock::of(saved.stamp);
+        (self.conns.serial, self.conns.now) = (saved.serial, Instant::now());
         // The same start: rounding to whole milliseconds must not add up over many restarts.
-        let start = clock.at.checked_sub(since_start).unwrap_or(clock.at);
+        let start = clock.at.checked_sub(saved.since_start).unwrap_or(clock.at);
         self.conns.timers.wheel = Wheel::new(start);
         self.conns.timers.wheel.collect(self.conns.now, 0);
-        let tick = shared.option(StateReader::duration)?;
-        self.first_tick = tick.map(|left| clock.at + left.min(super::TIME_MAX));
-        for (key, left) in shared.list(|entry| Ok((entry.u64()?, entry.duration()?)))? {
-            self.conns.grant_at(TimerKey::Server(key), clock.at + left.min(super::TIME_MAX));
+        self.first_tick = saved.tick.map(|left| clock.at + left);
+        for (key, left) in saved.timers {
+            self.conns.grant_at(TimerKey::Server(key), clock.at + left);
         }
-        Ok((last, clock))
+        (saved.last, clock)
     }
 
     /// One connection, not yet in its slot.
@@ -493,6 +493,7 @@ impl<S: Server> Mux<S> {
     /// # Errors
     /// As [`restore`](Self::restore).
     pub(crate) fn rehearse(server: &mut S, mut state: LoopReader<'_>) -> Result<()> {
+        SavedLoop::read(&mut state.shared)?;
         server.restore(&mut state.server)?;
         state.server.finish().map_err(|error| left_over("the server", &error))?;
         while !state.conns.is_empty() {
@@ -506,9 +507,35 @@ impl<S: Server> Mux<S> {
     }
 }
 
-fn left_over(whose: &str, error: &crate::state::StateError) -> Error {
+/// The loop's own part of a state, read. Nothing in it can be so large that the loop would fail at it.
+struct SavedLoop {
+    stamp: Duration,
+    since_start: Duration,
+    serial: u64,
+    last: u32,
+    tick: Option<Duration>,
+    timers: Vec<(u64, Duration)>,
+}
+
+impl SavedLoop {
+    fn read(from: &mut StateReader<'_>) -> Result<Self, StateError> {
+        let time = |time: Duration| time.min(super::TIME_MAX);
+        Ok(Self {
+            stamp: from.duration()?,
+            since_start: from.duration()?.min(AGE_MAX),
+            serial: from.u64()?.min(crate::metrics::COUNT_MAX),
+            last: from.u32()?,
+            tick: from.option(StateReader::duration)?.map(time),
+            timers: from.list(|entry| Ok((entry.u64()?, time(entry.duration()?))))?,
+        })
+    }
+}
+
+fn left_over(whose: &str, error: &StateError) -> Error {
     Error::new(ErrorKind::State, format!("the state of {whose} was not read to its end: {error}"))
 }
 
+/// Older is no loop, and its age still fits into the milliseconds of its timers: a hundred years.
+const AGE_MAX: Duration = Duration::from_secs(100 * 366 * 86_400);
 /// For threads that have nothing to do to end.
 const THREADS_TIME: Duration = Duration::from_secs(1);

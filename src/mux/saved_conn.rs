@@ -186,7 +186,7 @@ impl<'a> SavedConn<'a> {
         };
         let fits = match role {
             CLIENT => phase == Phase::Open && peer.is_some(),
-            DENIED => peer.is_some(),
+            DENIED => phase != Phase::Open && peer.is_some(),
             _ => phase != Phase::Open,
         };
         if !fits {
@@ -319,12 +319,13 @@ fn write_rare(out: &mut StateWriter, rare: &Rare, clock: &Clock) {
 fn read_rare(from: &mut StateReader<'_>) -> Result<SavedRare, StateError> {
     Ok(SavedRare {
         linger: read_time(from)?,
-        discarded: from.u64()?,
+        discarded: from.u64()?.min(crate::metrics::COUNT_MAX),
         heard: read_time(from)?,
         line_began: read_time(from)?,
+        // More lines than a rate can give or owe make no time that a clock knows.
         allowance: from
             .option(|from| Ok((from.f64()?, from.duration()?)))?
-            .filter(|(tokens, _)| tokens.is_finite()),
+            .filter(|(tokens, _)| tokens.abs() <= f64::from(u32::MAX)),
         throttled: read_time(from)?,
         stalled: read_time(from)?,
     })
