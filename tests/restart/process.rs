@@ -131,7 +131,9 @@ fn a_program_that_was_replaced_is_the_next_image() {
     quiet(&flow.stop());
     // A link that leads to another version.
     let (one, two) = (directory.path().join("one"), directory.path().join("two"));
-    [&one, &two].map(|path| copy_to(path));
+    for path in [&one, &two] {
+        copy_to(path);
+    }
     fs::remove_file(&program).unwrap();
     symlink(&one, &program).unwrap();
     let mut flow = Flow::started(Command::new(&program).arg("--port=127.0.0.1:0"));
@@ -296,7 +298,7 @@ fn open_files(flow: &Flow) -> Vec<String> {
     let links = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
     let kind = |link: PathBuf| {
         let link = link.display().to_string();
-        link.split_once(":[").map_or(link.clone(), |(kind, _)| kind.to_owned())
+        link.split_once(":[").map_or_else(|| link.clone(), |(kind, _)| kind.to_owned())
     };
     let mut files: Vec<String> = links.map(kind).collect();
     files.sort();

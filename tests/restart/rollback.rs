@@ -58,14 +58,10 @@ fn an_image_that_fails_before_it_has_taken_over_costs_nobody_anything() {
         let (path, pipe) = (directory.path().join("s"), directory.path().join("pipe"));
         assert!(Command::new("mkfifo").arg(&pipe).status().expect("there is a mkfifo").success());
         let outgoing = patient(TcpListener::bind("127.0.0.1:0").unwrap());
+        let limit = if what.ends_with("wait") { "--commit_seconds=5" } else { "--commit_seconds=600" };
         let mut command = server();
         command.env("FLOW_AT", gate.at(&format!("heir:{what}"))).args(PATIENT);
-        command
-            .args([
-                "--port=127.0.0.1:0",
-                if what.ends_with("wait") { "--commit_seconds=5" } else { "--commit_seconds=600" },
-            ])
-            .arg(unix(&path));
+        command.args(["--port=127.0.0.1:0", limit]).arg(unix(&path));
         let mut flow = Flow::started(&mut command);
         let (mut client, mut slow) = (flow.client(), flow.client());
         let mut local = Client::connect(&flow.addrs[1]);
