@@ -63,6 +63,13 @@
 //! A callback that answers `Err` or panics costs its own connection. What takes long goes to a worker thread with
 //! [`Context::offload`]; other threads reach the loop through a [`Handle`].
 //!
+//! # A restart that keeps the clients
+//!
+//! SIGHUP puts the next image of the program in the place of this one: same process id, same listeners, same clients. It
+//! is tried first, in a process of its own, and if anything is wrong this image goes on. A client's object goes along if
+//! its [`save`](MuxCallback::save) says so, and [`Server::restore_client`] makes it again; the connection itself, with
+//! what was half received and half sent, needs nothing. See [`state`] for what is saved, and [`Server`] for the hooks.
+//!
 //! # Map
 //!
 //! A module uses only what stands on a floor below it, and on its own floor only what is listed above it.

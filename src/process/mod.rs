@@ -16,26 +16,26 @@ mod life;
 mod notify;
 mod pid_file;
 mod privileges;
+mod restarted;
 mod status;
 
-use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::panic::{self, AssertUnwindSafe};
+use std::panic;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, ConfigBuilder, OnHup, Outcome};
-use crate::logging::{self, Logger, Quiet};
+use crate::logging::{self, Quiet};
 use crate::mux::{Ended, Mux, Server, Woke};
-use crate::net::{Listener, LocalAddr, OwnedPath};
+use crate::net::Listener;
 use crate::signals::Signals;
 use crate::sys::{self, Inherited};
 use crate::{Error, ErrorKind, Result};
 use activation::Passed;
 use around::Around;
-use handover::{Birth, Heir, Restart, Sorted, Trial};
+use handover::{Birth, Restart};
 use image::Image;
 use life::Life;
 use pid_file::PidFile;
@@ -178,7 +178,7 @@ impl Start {
                 trial.refuse(error);
                 sys::exit_now(error.exit_status().into())
             }
-            Birth::Heir(heir) => give_up(heir, None, error),
+            Birth::Heir(heir) => restarted::give_up(heir, None, error),
         }
     }
 }
@@ -209,8 +209,8 @@ fn begin<S: Server>(mut server: S, mut config: Config, mut start: Start) -> Exit
     let Start { image, birth, inherited, .. } = start;
     let status = match (birth, life) {
         (Birth::Fresh, Some(life)) => fresh(server, config, image, life, around),
-        (Birth::Probe(trial), _) => probe(server, &config, *trial, logger.as_deref()),
-        (Birth::Heir(heir), _) => inherit(server, config, image, *heir, inherited, around),
+        (Birth::Probe(trial), _) => restarted::probe(server, &config, *trial, logger.as_deref()),
+        (Birth::Heir(heir), _) => restarted::inherit(server, config, image, *heir, inherited, around),
         (Birth::Fresh, None) => unreachable!("a fresh process has a life"),
     };
     panic::set_hook(panics);
@@ -311,141 +311,6 @@ fn set_up<S: Server>(mux: &mut Mux<S>, config: &Config, signals: Signals, around
     Ok(())
 }
 
-/// Tries a restart for the image that serves. What the application cleans up at its end is not the probe's to clean up:
-/// it ends here.
-fn probe<S: Server>(server: S, config: &Config, mut trial: Trial, logger: Option<&Logger>) -> ExitCode {
-    let mut server = ManuallyDrop::new(server);
-    let status = match contained(|| rehearse(&mut *server, config, &mut trial)) {
-        Ok(()) => 0,
-        Err(error) => {
-            trial.refuse(&error);
-            error.exit_status()
-        }
-    };
-    if let Some(logger) = logger {
-        logger.flush(END_FLUSH);
-    }
-    sys::exit_now(status.into())
-}
-
-/// What `work` gives; a panic of the application in it is an error.
-fn contained<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<&str>().copied();
-        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text");
-        let error = Error::new(ErrorKind::Hook, format!("a hook panicked: {text}"));
-        // Its drop is the application's as well.
-        std::mem::forget(panic);
-        Err(error)
-    })
-}
-
-fn rehearse<S: Server>(server: &mut S, config: &Config, trial: &mut Trial) -> Result<()> {
-    configured(server, config)?;
-    server.pre_bind_hook(config)?;
-    server.restart_open_hook(config)?;
-    let mut sorted = trial.listeners(config)?;
-    server.post_bind_hook(config)?;
-    trial.rehearse(server)?;
-    trial.succeed(config, &mut sorted)
-}
-
-/// Goes on where the image before has stopped.
-fn inherit<S: Server>(
-    server: S,
-    config: Config,
-    image: Image,
-    mut heir: Heir,
-    mut inherited: Inherited,
-    mut around: Around,
-) -> ExitCode {
-    let taken = contained(|| take_up(server, &config, &mut heir, &mut inherited, &around))
-        .and_then(|taken| Ok((taken, heir.pid_file(&config)?)));
-    let (Taken { mut mux, paths, added, removed }, pid_file) = match taken {
-        Ok(taken) => taken,
-        Err(error) => return give_up(&heir, around.logger.as_deref(), &error),
-    };
-    let standby = heir.commit();
-    around.hold(pid_file);
-    for (listener, path) in mux.listeners_mut().zip(paths) {
-        path.into_iter().for_each(|path| listener.own_path(path));
-        if let Err(error) = listener.set_options(&config.limits) {
-            log::warn!("the listener on {} keeps its socket options: {error}", listener.local_addr());
-        }
-    }
-    if let Err(error) = Signals::unblock() {
-        log::error!("the signals stay held back: {error}");
-    }
-    let generation = heir.will.generation + 1;
-    let mut restart =
-        Restart::new(image, config.restart.clone(), config.limits.clone(), generation, heir.will.began);
-    log::info!("restart {generation} done; {} connections go on", mux.conns().metrics().open);
-    if standby.is_none() && sys::own_pid() != 1 {
-        log::warn!("restart {generation} had no standby to go back to: other threads were running");
-    }
-    for addr in added {
-        log::info!("listening on {addr}; try: {}", addr.hint());
-    }
-    restart.settle(&mut mux, &around, standby, removed);
-    drop(heir);
-    serve(mux, &config, restart, around)
-}
-
-/// What an heir has taken up.
-struct Taken<S: Server> {
-    /// Ready to serve.
-    mux: Mux<S>,
-    /// The claims to the paths of its listeners, one for each.
-    paths: Vec<Option<OwnedPath>>,
-    /// The addresses of listeners that the image before did not serve.
-    added: Vec<LocalAddr>,
-    /// The names of those that are to go, its last ones.
-    removed: Vec<String>,
-}
-
-/// Everything up to the commit: nothing of it touches a client, so all of it can be undone by ending. If it fails,
-/// neither the loop nor the server is dropped: what they would clean up is the image before's again.
-fn take_up<S: Server>(
-    server: S,
-    config: &Config,
-    heir: &mut Heir,
-    inherited: &mut Inherited,
-    around: &Around,
-) -> Result<Taken<S>> {
-    let mut server = ManuallyDrop::new(server);
-    let signals = take_signals()?;
-    configured(&mut *server, config)?;
-    server.pre_bind_hook(config)?;
-    server.restart_open_hook(config)?;
-    let there = std::mem::take(&mut heir.will.listeners);
-    let sorted = Sorted::sort(&config.listen, there, &config.limits, |fd| inherited.take(fd))?;
-    server.post_bind_hook(config)?;
-    for warning in &sorted.warnings {
-        log::warn!("{warning}");
-    }
-    let mut mux = ManuallyDrop::new(Mux::new(ManuallyDrop::into_inner(server), config.limits.clone())?);
-    let removed = sorted.removed.iter().map(|kept| kept.listener.name().to_owned()).collect();
-    let (mut paths, mut added) = (Vec::new(), Vec::new());
-    for mut kept in sorted.open.into_iter().chain(sorted.removed) {
-        paths.push(kept.take_path());
-        added.extend(kept.is_new.then(|| kept.listener.local_addr()));
-        mux.take_over_listener(kept.listener, kept.paused)?;
-    }
-    mux.restore(heir.loop_reader()?, &mut |fd| inherited.take(fd))?;
-    set_up(&mut mux, config, signals, around)?;
-    Ok(Taken { mux: ManuallyDrop::into_inner(mux), paths, added, removed })
-}
-
-/// This image cannot take over; the one before goes on. Nothing is cleaned up: it is not ours.
-fn give_up(heir: &Heir, logger: Option<&Logger>, error: &Error) -> ExitCode {
-    log::error!("the restart is given up: {}", error.chain());
-    if let Some(logger) = logger {
-        logger.flush(END_FLUSH);
-    }
-    heir.give_up(error);
-    sys::exit_now(error.exit_status().into())
-}
-
 /// The loop and the close.
 fn serve<S: Server>(mut mux: Mux<S>, config: &Config, mut restart: Restart, around: Around) -> ExitCode {
     let ended = loop {
@@ -544,6 +409,3 @@ fn program() -> String {
         path.as_deref().and_then(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned());
     name.unwrap_or_else(|| "server".to_owned())
 }
-
-/// For the log of a process that ends at once.
-const END_FLUSH: Duration = Duration::from_secs(1);
