@@ -6,6 +6,19 @@
 //! The bytes come from another program, if only from an older version of this one, so nothing in them is trusted: every
 //! length is compared with what is left, nothing is allocated because a number announces it, and no input panics. That
 //! they are the bytes that were written is the container's business, which has a checksum over everything.
+//!
+//! # A new format
+//!
+//! Each state has a version of the application's own, 0 unless [`StateWriter::version`] sets one. A program that changes
+//! what it keeps raises it, and reads what the versions before have written:
+//!
+//! * *An upgrade* reads the old version, and has a default for what that did not know.
+//! * *A downgrade* finds a version that it does not know, and must refuse it: `Err` of `restore` or `restore_client`. The
+//!   probe runs them before anything is decided, so the image that serves goes on, and the log says why.
+//! * What the probe cannot see, the standby mends: it has a sample of the clients, not all of them.
+//!
+//! The example `upgrade` is a server whose state has two formats. To check a format in a test, write it with
+//! [`StateWriter::new`] and read it with [`StateWriter::reader`].
 
 pub(crate) mod container;
 

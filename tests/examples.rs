@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use common::{Child, Client, TempDir, example};
 use lineplex::config::{Config, ConfigBuilder, Limits, Outcome};
 
-const EXAMPLES: [&str; 4] = ["echo", "broadcast", "samplechat", "hooks"];
+const EXAMPLES: [&str; 5] = ["echo", "broadcast", "samplechat", "hooks", "upgrade"];
 
 #[test]
 fn echo_starts_from_its_sample_and_sends_lines_back() {
@@ -56,6 +56,17 @@ fn hooks_starts_from_its_sample_and_answers_with_a_count() {
 }
 
 #[test]
+fn upgrade_starts_from_its_sample_and_counts_lines() {
+    let (mut child, mut clients) = start_with_clients("upgrade");
+    clients[0].send("one\ntwo\r\n");
+    clients[0].expect("line 1, 1 of all\r\nline 2, 2 of all\r\n");
+    clients[1].send("three\n");
+    clients[1].expect("line 1, 3 of all\r\n");
+    stop(&mut child);
+    clients[0].expect_eof();
+}
+
+#[test]
 fn an_example_says_where_it_listens_and_how_to_try_it() {
     for name in EXAMPLES {
         let mut child = start(name);
@@ -80,8 +91,11 @@ fn the_help_fits_a_terminal_of_24_lines_and_80_columns_and_names_the_options() {
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{name}: {text}");
         let is_cut = |line: &str| line.starts_with("  --") && line.ends_with("...");
         assert!(!text.lines().any(is_cut), "{name}: a line is cut short: {text}");
-        let own: &[&str] =
-            if name == "samplechat" { &["--junior_seconds", "--senior_seconds", "--safe_text"] } else { &[] };
+        let own: &[&str] = match name {
+            "samplechat" => &["--junior_seconds", "--senior_seconds", "--safe_text"],
+            "upgrade" => &["--format"],
+            _ => &[],
+        };
         for option in
             ["--conf_file", "--port", "--host", "--allow", "--log_level", "--check"].iter().chain(own)
         {

@@ -26,5 +26,7 @@ mod rollback;
 mod storms;
 #[path = "restart/streams.rs"]
 mod streams;
+#[path = "restart/upgrade.rs"]
+mod upgrade;
 #[path = "restart/work.rs"]
 mod work;
