@@ -19,7 +19,7 @@ use crate::{Error, ErrorKind, Result};
 /// | bind | `pre_bind_hook`, (after a restart `restart_open_hook`), then the listeners are opened, then `post_bind_hook`, (after a restart `restore`, `restore_client` for each client) |
 /// | loop | `pre_loop_hook`; for each client `post_accept_hook`, `allow_deny_hook`, (`request_denied_hook` or [`client`](Self::client) and its callbacks), `post_process_request_hook` and the client's `close`; `run_dequeue`, `timeout` and `signal_hook` when they are due |
 /// | close | `pre_server_close_hook`, every client's `close`, `post_child_cleanup_hook`; on a fatal error `fatal_hook` first |
-/// | restart | `save` and every client's `save`, `pre_server_close_hook`, `close` of those that do not go along, `post_child_cleanup_hook`, `restart_close_hook`, then the next image begins with `configure_hook`; `restart_failed_hook` if this one goes on |
+/// | restart | for the probe `save` and every client's `save`; then `pre_server_close_hook`, every client's `save`, `close` of those that do not go along, `post_child_cleanup_hook`, `restart_close_hook`, and once more what is kept: `save` and the clients' `save`; then the next image begins with `configure_hook`; `restart_failed_hook` if this one goes on |
 ///
 /// Before a restart a *probe*, a process of its own that is thrown away, runs the hooks of the phases configure and bind
 /// with the next image and the new configuration; [`Config::probing`] tells.
@@ -164,7 +164,7 @@ pub trait Server: Sized + 'static {
     /// Every connection is closed; the listeners go next. In a restart: every connection that does not go along is.
     fn post_child_cleanup_hook(&mut self) {}
 
-    /// The last call of an image that hands over.
+    /// The last hook of an image that hands over: only [`save`](Self::save) and the clients' own come after it.
     fn restart_close_hook(&mut self) {}
 
     /// A restart was refused or failed, and this image goes on. If the next one had not been started yet, nothing was
