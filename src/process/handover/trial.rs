@@ -61,6 +61,9 @@ impl Trial {
         let mut buffer = [0; 64];
         while memory.is_none() || received.len() < expected {
             let (length, descriptors) = sys::receive_with_fds(channel, &mut buffer).map_err(fail)?;
+            if length == 0 {
+                return Err(fail(io::ErrorKind::UnexpectedEof.into()));
+            }
             let mut descriptors = descriptors.into_iter();
             if memory.is_none() {
                 let text = std::str::from_utf8(&buffer[..length]).unwrap_or("");
@@ -68,8 +71,6 @@ impl Trial {
                     .parse()
                     .map_err(|_| Error::new(ErrorKind::State, "the image before speaks another language"))?;
                 memory = descriptors.next();
-            } else if length == 0 {
-                return Err(fail(io::ErrorKind::UnexpectedEof.into()));
             }
             received.extend(descriptors.map(Some));
         }
