@@ -285,6 +285,8 @@ fn a_restart_is_told_from_its_beginning_to_its_end_and_keeps_what_was_passed() {
         let begins = manager.next();
         assert!(begins.starts_with("RELOADING=1\nSTATUS="), "{begins}");
         assert!(begins.contains("\nMONOTONIC_USEC="), "{begins}");
+        // The last one of this image.
+        manager.expect("WATCHDOG=1");
         // The standby is announced, and hands back.
         let standby = manager.next();
         assert!(standby.starts_with("MAINPID=") && standby != format!("MAINPID={}", child.id()), "{standby}");

@@ -173,6 +173,10 @@ impl Around {
     /// It does not answer.
     pub(super) fn announce(&self, standby: i32) -> io::Result<()> {
         if self.notify.is_active() {
+            // The next one comes when the new image serves: until then there is as much time as the watchdog allows.
+            if self.ping.get().is_some() {
+                self.notify.watchdog();
+            }
             self.notify.main_pid(standby.unsigned_abs(), false);
             self.notify.barrier(BARRIER_TIME)?;
         }
