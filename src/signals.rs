@@ -53,6 +53,11 @@ impl Signal {
         }
     }
 
+    #[cfg(feature = "daemon")]
+    fn asks_for_the_end(self) -> bool {
+        matches!(self, Self::Interrupt | Self::Terminate | Self::Quit)
+    }
+
     fn of(number: i32) -> Option<Self> {
         SIGNALS.iter().find(|(known, _)| *known == number).map(|(_, signal)| *signal)
     }
@@ -132,18 +137,21 @@ impl Signals {
             // To oneself it cannot fail. To the process, another thread might take it.
             let _ = number.map(crate::sys::raise);
         }
-        pending.iter().any(|signal| matches!(signal, Signal::Interrupt | Signal::Terminate | Signal::Quit))
+        pending.into_iter().any(Signal::asks_for_the_end)
     }
 
-    /// Sends what is pending at the process `from`, which holds it back, to `to` once more. Nothing where the system does
-    /// not tell what is pending.
+    /// Sends what is pending at the process `from`, which holds it back, to `to` once more. True if one of them asks for the
+    /// end. Nothing where the system does not tell what is pending.
     #[cfg(all(feature = "config", feature = "daemon"))]
-    pub(crate) fn pass_on(from: i32, to: i32) {
+    pub(crate) fn pass_on(from: i32, to: i32) -> bool {
         let pending = crate::sys::pending_signals(from);
-        for (number, _) in SIGNALS.iter().filter(|(number, _)| pending.contains(number)) {
+        let mut ends = false;
+        for (number, signal) in SIGNALS.iter().filter(|(number, _)| pending.contains(number)) {
             // Who is gone needs none.
             let _ = crate::sys::kill(to, *number);
+            ends |= signal.asks_for_the_end();
         }
+        ends
     }
 
     /// What has come since the last call, each signal at most once however often it came, in no particular order.

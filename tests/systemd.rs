@@ -12,14 +12,16 @@ use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use common::served::long_form;
+use common::served::{long_form, wait_until};
 use common::{Child, Client, DEADLINE, TempDir, example, next_datagram};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use running::{Flow, says, server, unix};
 
 /// A manager that reads what it is told. Descriptors that come with a message are closed, as they are not asked for; so a
@@ -88,6 +90,51 @@ fn activated(first: impl Into<OwnedFd>, second: Option<OwnedFd>, names: &str) ->
 #[track_caller]
 fn start(mut command: Command) -> Child {
     Child::follow(&mut command)
+}
+
+/// A restart that stands still before the commit: the manager takes the standby for the server.
+struct Succession {
+    server: Child,
+    addr: SocketAddr,
+    standby: Pid,
+    /// Where the server waits when it closes.
+    ends: UnixListener,
+}
+
+impl Succession {
+    /// What comes with it lets the heir commit when it is dropped.
+    #[track_caller]
+    fn begin(manager: &Manager) -> (Self, UnixStream) {
+        let [starts, ends] =
+            ["starts", "ends"].map(|name| UnixListener::bind(manager.path(name)).expect("the path is free"));
+        let waits = |hook: &str, name: &str| format!("heir:{hook}=wait:{}", manager.path(name).display());
+        let wishes = [waits("pre_loop_hook", "starts"), waits("pre_server_close_hook", "ends")].join(";");
+        let mut command = server();
+        let options = ["--port=127.0.0.1:0", "--commit_seconds=600"];
+        let mut server = Child::spawn(manager.runs(&mut command).args(options).env("FLOW_AT", wishes));
+        manager.expect("READY=1\nSTATUS=serving");
+        let addr = server.wait_for_address();
+        server.signal("HUP");
+        assert!(manager.next().starts_with("RELOADING=1\n"));
+        let told = manager.next();
+        let standby = told.strip_prefix("MAINPID=").and_then(|pid| pid.parse().ok());
+        let standby = Pid::from_raw(standby.unwrap_or_else(|| panic!("no standby: {told}")));
+        manager.expect("BARRIER=1");
+        let heir = starts.accept().expect("there is an heir").0;
+        (Self { server, addr, standby, ends }, heir)
+    }
+
+    /// Nobody's child; it lives until the heir has committed.
+    #[track_caller]
+    fn standby(&self, signal: Signal) {
+        kill(self.standby, signal).expect("it lives");
+    }
+
+    /// One that has ended may be listed until its new parent has looked.
+    fn standby_lives(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.standby)).unwrap_or_default();
+        kill(self.standby, None).is_ok() && !stat.contains(") Z ")
+    }
 }
 
 /// A listening socket with an IP of its own: when it is closed, nobody else has its address.
@@ -301,6 +348,43 @@ fn a_restart_is_told_from_its_beginning_to_its_end_and_keeps_what_was_passed() {
     child.signal("TERM");
     assert_eq!(child.expect_exit().code(), Some(0), "{child}");
     manager.expect("STOPPING=1");
+}
+
+#[test]
+fn a_stop_that_the_standby_is_told_is_the_servers_and_the_standby_ends_last() {
+    let manager = Manager::new();
+    let (mut succession, heir) = Succession::begin(&manager);
+    // The manager stops the server: to it that is the standby, whose word for another it does not take any more.
+    succession.standby(Signal::SIGTERM);
+    drop(heir);
+    manager.expect(&format!("MAINPID={}\nREADY=1", succession.server.id()));
+    manager.expect("BARRIER=1");
+    let closing = succession.ends.accept().expect("the server closes").0;
+    assert!(succession.standby_lives(), "the manager would kill the server now");
+    drop(closing);
+    assert_eq!(succession.server.expect_exit().code(), Some(0), "{}", succession.server);
+    wait_until("the standby is gone", || !succession.standby_lives());
+    let log = succession.server.expect_log().join("\n");
+    assert!(log.contains("closing; clients told goodbye") && !log.contains("died"), "{log}");
+    // Nor would it take this.
+    manager.socket.set_nonblocking(true).unwrap();
+    assert!(manager.try_next().is_err(), "the server says nothing while it is not the main process");
+}
+
+#[test]
+fn a_server_that_dies_before_the_manager_knows_it_has_not_ended_well() {
+    let manager = Manager::new();
+    let (mut succession, heir) = Succession::begin(&manager);
+    succession.standby(Signal::SIGSTOP);
+    drop(heir);
+    says(&mut Client::connect(succession.addr), "it serves");
+    succession.server.signal("KILL");
+    succession.server.expect_exit();
+    succession.standby(Signal::SIGCONT);
+    manager.expect(&format!("MAINPID={}\nREADY=1", succession.server.id()));
+    manager.expect("BARRIER=1");
+    succession.server.wait_for("the new image died when it had just taken over");
+    wait_until("the standby is gone", || !succession.standby_lives());
 }
 
 // ── the unit files ──

@@ -15,7 +15,7 @@ use crate::config::{Config, ListenAddr, LogTarget};
 use crate::logging::Logger;
 use crate::mux::{Mux, Server};
 use crate::net::Listener;
-use crate::{Error, Result, sys};
+use crate::{Error, ErrorKind, Result, sys};
 
 /// The parts of the process that take part in its start, its restarts and its end.
 #[derive(Debug)]
@@ -196,6 +196,16 @@ impl Around {
             // Without an answer there is nothing else to be done.
             let _ = self.notify.barrier(BARRIER_TIME);
         }
+    }
+
+    /// In the standby, which has nobody to go back to: says in the log why it ends, and gives its exit status.
+    pub(super) fn last_word(&self, why: &str) -> u8 {
+        self.resume_threads();
+        log::error!("{why}");
+        if let Some(logger) = &self.logger {
+            logger.flush(LOG_TIME);
+        }
+        Error::new(ErrorKind::State, why).exit_status()
     }
 
     /// This process was the standby and is the server now.

@@ -330,7 +330,9 @@ fn serve<S: Server>(mut mux: Mux<S>, config: &Config, mut restart: Restart, arou
             Err(error) => break Err(error),
         }
     };
-    around.stops(config);
+    if restart.is_settled() {
+        around.stops(config);
+    }
     let status = match ended {
         Ok((status, closed, cut)) => {
             log::info!("{} closing; clients told goodbye: {closed}, cut off: {cut}", program());
@@ -345,6 +347,7 @@ fn serve<S: Server>(mut mux: Mux<S>, config: &Config, mut restart: Restart, arou
     mux.server().post_child_cleanup_hook();
     // The listeners close before the pid file goes: who finds none can listen there.
     drop(mux);
+    restart.end(status);
     ExitCode::from(status)
 }
 

@@ -101,6 +101,14 @@ pub(crate) fn pending_signals(pid: i32) -> Vec<i32> {
     (1..64).filter(|signal| pending >> (signal - 1) & 1 != 0).collect()
 }
 
+/// Whether process `pid` is a zombie (`proc_pid_stat(5)`): to its parent it has ended, while another thread of it may still
+/// hold its descriptors open for a moment. False where the system does not tell.
+pub(crate) fn is_zombie(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name of the program, which may hold anything, stands in parentheses before the state.
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
+}
+
 /// Whether `fd` ends with the next exec.
 ///
 /// # Errors
@@ -254,6 +262,19 @@ mod tests {
         unblock_signals(&[libc::SIGURG]).unwrap();
         assert!(came.load(Ordering::SeqCst));
         assert_eq!(raise(0).unwrap_err().raw_os_error(), None);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_child_that_has_ended_is_a_zombie_until_it_is_waited_for() {
+        let (pid, stdin) = start("read line");
+        assert!(!is_zombie(pid));
+        drop(stdin);
+        while !is_zombie(pid) {
+            std::thread::yield_now();
+        }
+        wait_for(pid).unwrap();
+        assert!(!is_zombie(pid), "there is no such process any more");
     }
 
     #[test]

@@ -221,6 +221,9 @@ impl Server for Flow {
         if let Some(text) = self.farewell.ask.take() {
             room.handle().run(move |_, _| println!("asked: {text}")).expect("the loop runs");
         }
+        if closing == Closing::Stop {
+            self.at("pre_server_close_hook").unwrap_or_default();
+        }
     }
 
     fn post_child_cleanup_hook(&mut self) {

@@ -37,8 +37,8 @@ pub(super) struct Vigil {
 
 /// What a standby is to do.
 pub(super) enum Verdict {
-    /// The other one serves.
-    Leave,
+    /// The other one serves: the image before, or, if it has committed, its heir.
+    Leave { committed: bool },
     /// Nobody else does; why.
     Serve(Error),
 }
@@ -117,6 +117,13 @@ impl Standby {
         self.say(&text);
     }
 
+    /// The process ends with this status, and nothing has gone wrong. The standby, if it is still there, ends after it.
+    pub(super) fn end(self, status: u8) {
+        self.say(&[END, status]);
+        // The pipe closes with the process.
+        std::mem::forget(self);
+    }
+
     /// Whether it has ended. To be called after the commit: before it, the right lies in the pipe.
     pub(super) fn is_gone(&self) -> bool {
         sys::wait_readable(&self.gone, Duration::ZERO).unwrap_or(true)
@@ -170,28 +177,40 @@ impl Vigil {
             let why = format!("the new image did not commit within commit_seconds = {limit} and was killed");
             return self.instead(Duration::ZERO, why);
         }
-        let mut said = vec![0; TEXT_MAX + 1];
-        match (&self.commit).read(&mut said) {
-            Ok(1..) if matches!(said[0], COMMIT | DISMISS) => Verdict::Leave,
-            Ok(length @ 1..) if said[0] == GIVE_UP => {
-                let why = String::from_utf8_lossy(&said[1..length]);
+        let mut word = [0];
+        match (&self.commit).read(&mut word) {
+            Ok(1) if matches!(word[0], COMMIT | DISMISS) => Verdict::Leave { committed: word[0] == COMMIT },
+            Ok(1) if word[0] == GIVE_UP => {
+                let mut said = vec![0; TEXT_MAX];
+                // Both came by one write.
+                let length = (&self.commit).read(&mut said).unwrap_or(0);
+                let why = String::from_utf8_lossy(&said[..length]);
                 self.instead(KILL_TIME, format!("the new image gave up: {why}"))
             }
-            Ok(1..) => {
-                let why = format!("the new image said {}, which means nothing, and was killed", said[0]);
+            Ok(1) => {
+                let why = format!("the new image said {}, which means nothing, and was killed", word[0]);
                 self.instead(Duration::ZERO, why)
             }
             _ => self.instead(Duration::ZERO, "the new image died before it had taken over".to_owned()),
         }
     }
 
-    /// Before this process ends: a signal that it was sent, because a service manager took it for the server, goes to the
-    /// one that serves.
-    pub(super) fn pass_on_signals(&self) {
+    /// What is left to do before this process ends, when the service manager was told who serves; the exit status, or none
+    /// if that one has crashed.
+    ///
+    /// A manager that was just about to stop the server, or that found the one that serves dead already, still takes this
+    /// process for the server. So a signal that it was sent is passed on, and after one that asks for the end the other
+    /// one ends first, with `patience` to do so: what is left after this process is killed. And if that one has ended, the
+    /// manager takes the status of this one for its.
+    pub(super) fn leave(&self, patience: Duration) -> Option<u8> {
+        // What the manager takes for dead is dead here, too.
+        let dying = sys::is_zombie(self.heir);
+        let mut end = self.end_of_heir(if dying { END_TIME } else { Duration::ZERO });
         // Whose end of the pipe is open lives, and its number is its own.
-        if !self.heir_ends(Duration::ZERO) {
-            Signals::pass_on(sys::own_pid(), self.heir);
+        if end.is_none() && Signals::pass_on(sys::own_pid(), self.heir) {
+            end = self.end_of_heir(patience);
         }
+        end.unwrap_or(Some(0))
     }
 
     fn takes_right(&self) -> bool {
@@ -210,23 +229,34 @@ impl Vigil {
         Verdict::Serve(Error::new(ErrorKind::State, why))
     }
 
-    /// Whether the heir is gone within that time; what it says meanwhile is passed over.
     fn heir_ends(&self, time: Duration) -> bool {
-        let until = Instant::now() + time;
+        self.end_of_heir(time).is_some()
+    }
+
+    /// If the heir is gone within that time, the exit status that it has said before, if any.
+    fn end_of_heir(&self, time: Duration) -> Option<Option<u8>> {
+        let (mut until, mut status) = (Instant::now() + time, None);
         while sys::wait_readable(&self.commit, until.saturating_duration_since(Instant::now()))
             .unwrap_or(false)
         {
-            if matches!((&self.commit).read(&mut [0; 64]), Ok(0) | Err(_)) {
-                return true;
+            let mut said = [0; 2];
+            match (&self.commit).read(&mut said) {
+                Ok(0) | Err(_) => return Some(status),
+                Ok(2) if said[0] == END => {
+                    (until, status) = (Instant::now() + END_TIME, Some(said[1]));
+                }
+                Ok(_) => {}
             }
         }
-        false
+        None
     }
 }
 
-/// What the standby is told: the heir has committed; it gives up, and why; the image before goes on.
+/// What the standby is told: the heir has committed; it gives up, and why; the one that serves ends, and with which
+/// status; the image before goes on.
 const COMMIT: u8 = b'C';
 const GIVE_UP: u8 = b'E';
+const END: u8 = b'D';
 const DISMISS: u8 = b'Q';
 /// The byte that there is one of.
 const RIGHT: u8 = b'R';
@@ -237,5 +267,7 @@ pub(super) const TEXT_MAX: usize = 2048;
 const FORK_TIME: Duration = Duration::from_secs(5);
 /// For the standby to end when it is not needed: it tells the service manager before.
 const DISMISS_TIME: Duration = Duration::from_secs(5);
+/// For a process to end that has said so: it has still to write its log.
+const END_TIME: Duration = Duration::from_secs(5);
 /// For a process that is killed or was told to end.
 const KILL_TIME: Duration = Duration::from_secs(1);

@@ -269,6 +269,19 @@ impl Restart {
         self.stage = Stage::Settling(standby, Instant::now() + SETTLE_TIME, waits + 1);
     }
 
+    /// Whether the standby of the image before is gone, as far as there was one. Until then the service manager may take
+    /// that one for the server.
+    pub(super) fn is_settled(&self) -> bool {
+        !matches!(&self.stage, Stage::Settling(standby, ..) if !standby.is_gone())
+    }
+
+    /// The process ends for good, with this status.
+    pub(super) fn end(self, status: u8) {
+        if let Stage::Settling(standby, ..) = self.stage {
+            standby.end(status);
+        }
+    }
+
     /// This image goes on as it was.
     fn failed<S: Server>(&self, mux: &mut Mux<S>, around: &Around, error: &Error) {
         log::error!("restart failed, this image goes on: {}", error.chain());

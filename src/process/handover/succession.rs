@@ -242,10 +242,13 @@ impl Succession<'_> {
                 let limit = self.restart.limits.commit_time;
                 match vigil.wait(limit + around.announce_time()) {
                     Verdict::Serve(why) => Ok(Forked::Standby(why)),
-                    Verdict::Leave => {
+                    Verdict::Leave { committed } => {
                         around.hand_back(vigil.heir);
-                        vigil.pass_on_signals();
-                        sys::exit_now(0)
+                        // The image before waits for this end, and an heir does not.
+                        let patience = self.restart.loop_limits.stop_time + STOP_GRACE;
+                        let status = vigil.leave(if committed { patience } else { Duration::ZERO });
+                        let crash = || around.last_word("the new image died when it had just taken over");
+                        sys::exit_now(status.unwrap_or_else(crash).into())
                     }
                 }
             }
@@ -286,5 +289,7 @@ enum Forked {
     Standby(Error),
 }
 
+/// For a server to end, on top of the time in which it sends what it owes.
+const STOP_GRACE: Duration = Duration::from_secs(5);
 /// For a thread that was waited for to be off the system's list.
 const LISTED_TIME: Duration = Duration::from_millis(10);
