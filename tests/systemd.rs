@@ -387,6 +387,55 @@ fn a_server_that_dies_before_the_manager_knows_it_has_not_ended_well() {
     wait_until("the standby is gone", || !succession.standby_lives());
 }
 
+#[test]
+fn the_manager_knows_how_a_reload_went_before_the_one_that_waits_for_it() {
+    let manager = Manager::new();
+    let [conf, pid] = ["conf", "pid"].map(|name| manager.path(name));
+    let options = [format!("--conf_file={}", conf.display()), format!("--pid_file={}", pid.display())];
+    let reload = || server().args(&options).args(["--reload", "--wait"]).output().unwrap().status.code();
+    // What has arrived already, and the last of it.
+    let told = || std::iter::from_fn(|| manager.try_next().ok()).last().unwrap_or_default();
+    manager.socket.set_nonblocking(true).unwrap();
+    let (busy, addr) = tcp();
+    let here = format!("'{}|unix'", manager.path("s").display());
+    for (on_hup, done, status) in [
+        ("reload", Some(0), "serving; the configuration was read again"),
+        ("handover", Some(1), "serving; the last restart failed: cannot listen"),
+    ] {
+        fs::write(&conf, format!("on_hup = '{on_hup}'\nport = {here}\n")).unwrap();
+        let flow = Flow::started(manager.runs(&mut server()).args(&options));
+        fs::write(&conf, format!("on_hup = '{on_hup}'\nport = [{here}, '{addr}']\n")).unwrap();
+        assert_eq!(reload(), done);
+        let last = told();
+        assert!(last.starts_with(&format!("READY=1\nSTATUS={status}")), "{last}");
+        flow.stop();
+    }
+    drop(busy);
+}
+
+#[test]
+fn a_manager_that_asks_for_a_reload_is_answered_when_that_is_no_restart() {
+    for (on_hup, done) in [
+        ("reload", "serving; the configuration was read again"),
+        ("ignore", "serving; SIGHUP is ignored, as on_hup says"),
+    ] {
+        let manager = Manager::new();
+        let mut command = server();
+        command.args(["--port=127.0.0.1:0", "--on_hup", on_hup]);
+        let flow = Flow::started(manager.runs(&mut command));
+        manager.expect("READY=1\nSTATUS=serving");
+        flow.child.signal("HUP");
+        let begins = manager.next();
+        assert!(
+            begins.starts_with("RELOADING=1\nSTATUS=") && begins.contains("\nMONOTONIC_USEC="),
+            "{begins}"
+        );
+        manager.expect(&format!("READY=1\nSTATUS={done}"));
+        flow.stop();
+        manager.expect("STOPPING=1");
+    }
+}
+
 // ── the unit files ──
 
 #[test]

@@ -117,6 +117,9 @@ impl Around {
         self.notify.reloading("restart: trying the new image");
     }
 
+    // Who waits for a restart or a reload looks at the status file, and then perhaps at what the service manager shows; so
+    // the manager is told first.
+
     /// This image has taken over, and the one before is gone.
     pub(super) fn restart_succeeded<S: Server>(
         &self,
@@ -125,6 +128,12 @@ impl Around {
         began: Duration,
         removed: &[String],
     ) {
+        for name in removed {
+            self.notify.unstore(name);
+        }
+        self.store(mux);
+        self.notify.reloaded(&format!("serving, after restart {generation}"));
+        self.begin_pings();
         let message = format!("restart {generation} done");
         self.write_status(|status| {
             *status = Status {
@@ -136,25 +145,30 @@ impl Around {
                 ..status.clone()
             };
         });
-        for name in removed {
-            self.notify.unstore(name);
-        }
-        self.store(mux);
-        self.notify.reloaded(&format!("serving, after restart {generation}"));
-        self.begin_pings();
     }
 
     /// This image goes on.
     pub(super) fn restart_failed(&self, began: Duration, why: &str) {
+        self.notify.reloaded(&format!("serving; the last restart failed: {why}"));
         let message = why.to_owned();
         self.write_status(|status| {
             *status = Status { restarts_started: began, busy: false, ok: false, message, ..status.clone() };
         });
-        self.notify.reloaded(&format!("serving; the last restart failed: {why}"));
+    }
+
+    /// The configuration is about to be read again.
+    pub(super) fn reload_begins(&self) {
+        self.notify.reloading("reading the configuration again");
     }
 
     /// The configuration was read again, or was not.
     pub(super) fn reloaded(&self, began: Duration, result: Result<&str, &Error>) {
+        match result {
+            Ok(message) => self.notify.reloaded(&format!("serving; {message}")),
+            Err(error) => {
+                self.notify.reloaded(&format!("serving; the last reload failed: {}", error.chain()));
+            }
+        }
         let message = result.map_or_else(Error::chain, str::to_owned);
         self.write_status(|status| {
             *status = Status {
@@ -165,6 +179,12 @@ impl Around {
                 ..status.clone()
             };
         });
+    }
+
+    /// SIGHUP does nothing here. A service manager that has sent it (`Type=notify-reload`) would wait for an answer.
+    pub(super) fn reload_ignored(&self) {
+        self.notify.reloading("SIGHUP is ignored");
+        self.notify.reloaded("serving; SIGHUP is ignored, as on_hup says");
     }
 
     /// The service manager shall watch the standby while this process changes.

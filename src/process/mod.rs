@@ -324,7 +324,10 @@ fn serve<S: Server>(mut mux: Mux<S>, config: &Config, mut restart: Restart, arou
             Ok(Woke::Ended(Ended::Restart)) => match config.process.on_hup {
                 OnHup::Handover => restart.asked(&mut mux, &around),
                 OnHup::Reload => reload(&mut mux, &restart, &around),
-                OnHup::Ignore => log::debug!("SIGHUP: ignored, as on_hup says"),
+                OnHup::Ignore => {
+                    log::debug!("SIGHUP: ignored, as on_hup says");
+                    around.reload_ignored();
+                }
             },
             Ok(Woke::Ended(Ended::Stop { status, closed, cut })) => break Ok((status, closed, cut)),
             Err(error) => break Err(error),
@@ -354,6 +357,7 @@ fn serve<S: Server>(mut mux: Mux<S>, config: &Config, mut restart: Restart, arou
 /// SIGHUP with `on_hup = "reload"`: the same process reads its configuration again.
 fn reload<S: Server>(mux: &mut Mux<S>, restart: &Restart, around: &Around) {
     let began = sys::monotonic();
+    around.reload_begins();
     match read_again(mux, restart) {
         Ok(config) => {
             mux.set_access(config.access);
