@@ -443,10 +443,12 @@ impl Drop for TempDir {
     }
 }
 
-/// Whether there is a line that a log without trouble does not have. That a server runs as root, as tests may, is none.
+/// Whether there is a line that a log without trouble does not have. That a server runs as root, as tests may, is none,
+/// nor that a turn was slow, as each is on a busy machine.
 pub(crate) fn complains(log: &[String]) -> bool {
     let trouble = |line: &&String| line.contains(" error ") || line.contains(" warn ");
-    log.iter().filter(trouble).any(|line| !line.contains("serving as root"))
+    let harmless = |line: &String| line.contains("serving as root") || line.contains("a turn took ");
+    log.iter().filter(trouble).any(|line| !harmless(line))
 }
 
 /// The next datagram as text, of a socket with a time-out.

@@ -292,4 +292,4 @@ enum Forked {
 /// For a server to end, on top of the time in which it sends what it owes.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// For a thread that was waited for to be off the system's list.
-const LISTED_TIME: Duration = Duration::from_millis(10);
+const LISTED_TIME: Duration = Duration::from_millis(50);
