@@ -4,14 +4,21 @@
 //! over the path. So nobody can connect before mode and owner are right, the umask (which is process-wide) is left
 //! alone, and a path that existed exists all the time. What lies at the path already is replaced only if it is a
 //! socket that refuses connections. Ours is recognised by device and inode and by nothing else (`getsockname(2)` keeps
-//! the temporary name). The directory must be writable only for those who may replace the server's socket.
+//! the temporary name). The directory must be writable only for those who may replace the server's socket; one that
+//! everybody can write in is refused, unless it is sticky.
 
 use std::fs::{self, Metadata, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use std::{
+    fs::OpenOptions,
+    os::fd::AsRawFd as _,
+    os::unix::fs::{OpenOptionsExt as _, chown},
+};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -69,14 +76,8 @@ pub(super) fn listen(path: &Path, access: Access<'_>, backlog: i32) -> Result<(S
     check_vacant(path)?;
     let (socket, temporary) = bind_beside(path)?;
     let prepare = || {
-        if owner.is_some() || group.is_some() {
-            lchown(&temporary, owner, group).map_err(|cause| fail("cannot set its owner", cause))?;
-        }
-        if let Some(mode) = access.mode {
-            fs::set_permissions(&temporary, Permissions::from_mode(mode))
-                .map_err(|cause| fail("cannot set its mode", cause))?;
-        }
-        let made = fs::symlink_metadata(&temporary).map_err(|cause| fail("cannot look at it", cause))?;
+        let made = set_access(&temporary, access.mode, owner, group)
+            .map_err(|cause| fail("cannot set its mode and owner", cause))?;
         socket.listen(backlog).map_err(|cause| fail("the system refuses", cause))?;
         fs::rename(&temporary, path).map_err(|cause| fail("cannot put it in place", cause))?;
         Ok(OwnedPath { path: path.to_owned(), device: made.dev(), inode: made.ino() })
@@ -88,6 +89,49 @@ pub(super) fn listen(path: &Path, access: Access<'_>, backlog: i32) -> Result<(S
             Err(error)
         }
     }
+}
+
+/// Sets mode and owner of the socket at `path`, which was made a moment ago. Whoever may write in its directory could have
+/// put a link in its place since; so it is opened without following one, looked at, and changed by that descriptor.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn set_access(
+    path: &Path,
+    mode: Option<u32>,
+    owner: Option<u32>,
+    group: Option<u32>,
+) -> io::Result<Metadata> {
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)?;
+    let made = opened.metadata()?;
+    if !made.file_type().is_socket() || made.nlink() != 1 {
+        return Err(io::Error::other("somebody has put something else in its place"));
+    }
+    let by_descriptor = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
+    // Without /proc, as in a bare chroot, there is only the path.
+    let target = if by_descriptor.exists() { by_descriptor } else { path.to_owned() };
+    if let Some(mode) = mode {
+        fs::set_permissions(&target, Permissions::from_mode(mode))?;
+    }
+    if owner.is_some() || group.is_some() {
+        chown(&target, owner, group)?;
+    }
+    Ok(made)
+}
+
+/// The same where a socket cannot be opened.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn set_access(
+    path: &Path,
+    mode: Option<u32>,
+    owner: Option<u32>,
+    group: Option<u32>,
+) -> io::Result<Metadata> {
+    if let Some(mode) = mode {
+        fs::set_permissions(path, Permissions::from_mode(mode))?;
+    }
+    if owner.is_some() || group.is_some() {
+        std::os::unix::fs::lchown(path, owner, group)?;
+    }
+    fs::symlink_metadata(path)
 }
 
 /// Refuses what no socket can be called.
@@ -111,6 +155,10 @@ fn check_path(path: &Path) -> Result<()> {
     }
     match path.parent().map(fs::metadata) {
         Some(Ok(directory)) if !directory.is_dir() => refuse("its directory is not a directory".to_owned()),
+        Some(Ok(directory)) if directory.mode() & (OTHERS_WRITE | STICKY) == OTHERS_WRITE => refuse(
+            "everybody can write in its directory, and so put another socket in its place: chmod o-w it, or +t"
+                .to_owned(),
+        ),
         Some(Err(cause)) if cause.kind() == io::ErrorKind::NotFound => {
             refuse("its directory does not exist: create it first".to_owned())
         }
@@ -204,6 +252,10 @@ fn temporary_name(path: &Path) -> Result<PathBuf> {
 
 /// `sun_path` less its NUL (`unix(7)`): 108 bytes on Linux, 104 on the BSDs and macOS.
 const PATH_MAX_BYTES: usize = if cfg!(any(target_os = "linux", target_os = "android")) { 107 } else { 103 };
+
+/// Bits of a directory's mode: others may write in it; they may remove only what is theirs.
+const OTHERS_WRITE: u32 = 0o002;
+const STICKY: u32 = 0o1000;
 
 /// Fresh names that are tried before the directory is given up.
 const TEMPORARY_ATTEMPTS: u32 = 16;

@@ -293,6 +293,57 @@ fn a_unix_listener_has_its_mode_tells_the_peer_and_removes_its_path() {
     assert!(!path.exists());
 }
 
+// F4
+#[test]
+fn a_directory_that_everybody_can_write_in_is_refused_unless_it_is_sticky() {
+    let directory = TempDir::new();
+    let at = unix_at(&directory.0.join("s"), Some(0o600));
+    for (mode, fits) in
+        [(0o700, true), (0o755, true), (0o775, true), (0o1777, true), (0o777, false), (0o703, false)]
+    {
+        fs::set_permissions(&directory.0, fs::Permissions::from_mode(mode)).unwrap();
+        match Listener::bind(&at, &Limits::default()) {
+            Ok(_) => assert!(fits, "{mode:o}"),
+            Err(error) => {
+                assert!(!fits, "{mode:o}: {}", error.chain());
+                assert!(error.chain().contains("everybody can write in its directory"), "{}", error.chain());
+            }
+        }
+    }
+}
+
+// F5
+#[test]
+fn a_link_put_in_the_place_of_a_fresh_socket_changes_nothing_elsewhere() {
+    use std::os::unix::fs::symlink;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    let directory = TempDir::new();
+    let victim = directory.0.join("victim");
+    fs::write(&victim, "").unwrap();
+    fs::set_permissions(&victim, fs::Permissions::from_mode(0o600)).unwrap();
+    let (at, over) = (unix_at(&directory.0.join("s"), Some(0o666)), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                for entry in fs::read_dir(&directory.0).unwrap().flatten() {
+                    if entry.file_name().as_encoded_bytes().starts_with(b".s.") {
+                        let _ = fs::remove_file(entry.path());
+                        let _ = symlink(&victim, entry.path());
+                    }
+                }
+            }
+        });
+        for _ in 0..300 {
+            // It may fail; what lies in its place is then removed.
+            drop(Listener::bind(&at, &Limits::default()));
+            let _ = fs::remove_file(directory.0.join("s"));
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(fs::metadata(&victim).unwrap().permissions().mode() & 0o7777, 0o600);
+}
+
 #[test]
 fn mode_and_owner_are_set_before_the_path_appears() {
     // The watcher sees only the final name; whatever it sees there must have the final mode.
