@@ -222,8 +222,11 @@ pub(crate) fn patient<L: AsFd>(listener: L) -> L {
     listener
 }
 
+/// The server, whose restarts have all the time that they need.
 pub(crate) fn server() -> Command {
-    Command::new(example("flow_server"))
+    let mut command = Command::new(example("flow_server"));
+    command.args(["--probe_seconds=600", "--commit_seconds=600"]);
+    command
 }
 
 /// One exchange: the server still serves this client.

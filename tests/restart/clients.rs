@@ -191,7 +191,7 @@ fn who_comes_and_speaks_while_everything_stands_still_is_served_by_the_next_imag
     let mut gate = Gate::new();
     let wait = gate.at("heir:pre_loop_hook=wait");
     let mut command = server();
-    command.env("FLOW_AT", wait).args(["--port=127.0.0.1:0", "--commit_seconds=600"]).arg(unix(&path));
+    command.env("FLOW_AT", wait).arg("--port=127.0.0.1:0").arg(unix(&path));
     let mut flow = Flow::started(&mut command);
     let mut old = [Client::connect(&flow.addrs[0]), Client::connect(&flow.addrs[1])];
     for client in &mut old {
@@ -232,7 +232,7 @@ fn everybody_is_served_while_the_probe_runs() {
     let mut gate = Gate::new();
     let mut command = server();
     command.env("FLOW_AT", gate.at("probe:post_bind_hook=wait"));
-    let mut flow = Flow::started(command.args(["--port=127.0.0.1:0", "--probe_seconds=600"]));
+    let mut flow = Flow::started(command.arg("--port=127.0.0.1:0"));
     let mut client = flow.client();
     gate.close();
     flow.child.signal("HUP");
@@ -276,7 +276,7 @@ fn a_deadline_that_passes_while_everything_stands_still_comes_afterwards() {
     let mut gate = Gate::new();
     let mut command = server();
     command.env("FLOW_AT", gate.at("heir:pre_loop_hook=wait"));
-    let mut flow = Flow::started(command.args(["--port=127.0.0.1:0", "--commit_seconds=600"]));
+    let mut flow = Flow::started(command.arg("--port=127.0.0.1:0"));
     let client = flow.client();
     gate.close();
     let begun = Instant::now();
@@ -433,7 +433,7 @@ fn a_peer_that_is_gone_when_the_next_image_comes_is_closed_by_it() {
     let mut gate = Gate::new();
     let mut command = server();
     command.env("FLOW_AT", gate.at("heir:restore=wait"));
-    let mut flow = Flow::started(command.args(["--port=127.0.0.1:0", "--commit_seconds=600"]));
+    let mut flow = Flow::started(command.arg("--port=127.0.0.1:0"));
     let (gone, reset, mut stays) = (flow.client(), flow.client(), flow.client());
     gate.close();
     flow.child.signal("HUP");

@@ -44,7 +44,7 @@ fn the_hooks_are_told_whether_they_run_in_a_probe_or_after_a_restart() {
         .map(|wish| gate.at(&wish))
         .collect();
     let mut command = server();
-    command.env("FLOW_AT", wishes.join(";")).args(["--probe_seconds=600", "--commit_seconds=600"]);
+    command.env("FLOW_AT", wishes.join(";"));
     let mut flow = Flow::started(command.arg("--port=127.0.0.1:0"));
     let mut client = flow.client();
     gate.close();
@@ -131,9 +131,7 @@ fn a_program_that_was_replaced_is_the_next_image() {
     quiet(&flow.stop());
     // A link that leads to another version.
     let (one, two) = (directory.path().join("one"), directory.path().join("two"));
-    for path in [&one, &two] {
-        copy_to(path);
-    }
+    [&one, &two].into_iter().for_each(|path| copy_to(path));
     fs::remove_file(&program).unwrap();
     symlink(&one, &program).unwrap();
     let mut flow = Flow::started(Command::new(&program).arg("--port=127.0.0.1:0"));
@@ -298,7 +296,7 @@ fn open_files(flow: &Flow) -> Vec<String> {
     let links = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
     let kind = |link: PathBuf| {
         let link = link.display().to_string();
-        link.split_once(":[").map_or_else(|| link.clone(), |(kind, _)| kind.to_owned())
+        link.split(":[").next().unwrap_or_default().to_owned()
     };
     let mut files: Vec<String> = links.map(kind).collect();
     files.sort();

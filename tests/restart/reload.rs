@@ -10,7 +10,7 @@ use crate::running::{Flow, Gate, quiet, says, server};
 fn start(gate: &Gate, options: &[&str]) -> (Flow, TempDir, PathBuf) {
     let directory = TempDir::new();
     let file = directory.path().join("x.toml");
-    fs::write(&file, "allow = '127.0.0.0/8'\n").expect("the directory is there");
+    fs::write(&file, "allow = '127.0.0.0/8'\n").expect("a fresh directory is writable");
     let mut command = server();
     command.args(["--port=127.0.0.1:0", "--on_hup=reload", "--conf_file"]).arg(&file).args(options);
     let flow = Flow::started(command.env("FLOW_AT", gate.at(":reload_hook=refuse")));
@@ -20,12 +20,12 @@ fn start(gate: &Gate, options: &[&str]) -> (Flow, TempDir, PathBuf) {
 /// A peer that only the lists can keep away.
 #[track_caller]
 fn another(flow: &Flow) -> Client {
-    Client::connect_from("127.0.0.2".parse().expect("an address"), flow.addrs[0].parse().expect("an address"))
+    Client::connect_from([127, 0, 0, 2].into(), flow.addrs[0].parse().expect("it is an address"))
 }
 
 #[track_caller]
 fn reload(flow: &mut Flow, file: &Path, text: &str) {
-    fs::write(file, text).expect("the directory is there");
+    fs::write(file, text).expect("a fresh directory is writable");
     flow.child.signal("HUP");
     assert_eq!(flow.told.expect_line(), "reload_hook: 1 listener(s)");
     flow.child.wait_for("the configuration was read again");
@@ -56,7 +56,7 @@ fn reload_takes_the_access_lists_and_the_tick_of_the_new_configuration() {
 /// As [`reload`], while ticks are told.
 #[track_caller]
 fn reload_without_ticks(flow: &mut Flow, file: &Path, text: &str) {
-    fs::write(file, text).expect("the directory is there");
+    fs::write(file, text).expect("a fresh directory is writable");
     flow.child.signal("HUP");
     while flow.told.expect_line() != "reload_hook: 1 listener(s)" {}
     flow.child.wait_for("the configuration was read again");

@@ -1,8 +1,8 @@
 //! A new image that passes the probe and fails before it has taken over: the standby goes on, and nobody notices.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 
 use crate::common::{Client, TempDir};
@@ -45,6 +45,67 @@ impl Drop for Standby {
     }
 }
 
+/// Everybody who must not notice a restart that fails: clients in the middle of a line, one that reads slowly, a pipe, and
+/// the other end of an outgoing connection.
+struct Witnesses {
+    client: Client,
+    local: Client,
+    slow: Client,
+    pipe: File,
+    outgoing: TcpStream,
+}
+
+impl Witnesses {
+    #[track_caller]
+    fn of(flow: &mut Flow, directory: &TempDir) -> Self {
+        let path = directory.path().join("pipe");
+        assert!(Command::new("mkfifo").arg(&path).status().expect("there is a mkfifo").success());
+        let listener = patient(TcpListener::bind("127.0.0.1:0").expect("there is a free port"));
+        let (client, mut slow, mut local) = (flow.client(), flow.client(), Client::connect(&flow.addrs[1]));
+        says(&mut local, "here");
+        let address = listener.local_addr().expect("it is bound");
+        client.send(format!("adopt {}\nconnect {address}\nname the first\n", path.display()));
+        let mut opened = [flow.told.expect_line(), flow.told.expect_line()];
+        opened.sort();
+        assert_eq!(opened, ["outgoing: open", "pipe: open"]);
+        let (mut outgoing, _) = listener.accept().expect("the server has connected");
+        let mut pipe = OpenOptions::new().write(true).open(&path).expect("the server has the other end");
+        slow.send(format!("pattern {MUCH}\n"));
+        slow.expect(0_u32.to_be_bytes());
+        for client in [&client, &local] {
+            client.send("half a ");
+        }
+        pipe.write_all(b"half a ").expect("there is room");
+        outgoing.write_all(b"half a ").expect("there is room");
+        says(&mut flow.client(), "a turn later");
+        assert_eq!(flow.told.expect_line(), "close: #4 (eof)");
+        Self { client, local, slow, pipe, outgoing }
+    }
+
+    #[track_caller]
+    fn notice_nothing(&mut self, flow: &mut Flow) {
+        for client in [&mut self.client, &mut self.local] {
+            client.send("line\n");
+            client.expect("half a line\n");
+        }
+        self.pipe.write_all(b"line\n").expect("there is room");
+        assert_eq!(flow.told.expect_line(), "pipe: half a line");
+        self.outgoing.write_all(b"line\n").expect("there is room");
+        assert_eq!(flow.told.expect_line(), "outgoing: half a line");
+    }
+
+    /// Also after a restart that went well.
+    #[track_caller]
+    fn have_everything(&mut self, flow: &mut Flow) {
+        self.client.send("who\n");
+        assert!(self.client.expect_line().contains(": the first / "), "{}", self.client);
+        let rest = self.slow.next_bytes(MUCH as usize * 4 - 4).unwrap_or_else(|missed| panic!("{missed}"));
+        assert!(rest == pattern(MUCH)[4..], "not what was written");
+        self.pipe.write_all(b"a line\n").expect("there is room");
+        while flow.told.expect_line() != "pipe: a line" {}
+    }
+}
+
 #[test]
 fn an_image_that_fails_before_it_has_taken_over_costs_nobody_anything() {
     for (what, reason) in [
@@ -55,36 +116,12 @@ fn an_image_that_fails_before_it_has_taken_over_costs_nobody_anything() {
         ("pre_loop_hook=wait", "the new image did not commit within commit_seconds = 5 and was killed"),
     ] {
         let (directory, mut gate) = (TempDir::new(), Gate::new());
-        let (path, pipe) = (directory.path().join("s"), directory.path().join("pipe"));
-        assert!(Command::new("mkfifo").arg(&pipe).status().expect("there is a mkfifo").success());
-        let outgoing = patient(TcpListener::bind("127.0.0.1:0").unwrap());
-        let limit = if what.ends_with("wait") { "--commit_seconds=5" } else { "--commit_seconds=600" };
+        let path = directory.path().join("s");
         let mut command = server();
-        command.env("FLOW_AT", gate.at(&format!("heir:{what}"))).args(PATIENT);
-        command.args(["--port=127.0.0.1:0", limit]).arg(unix(&path));
-        let mut flow = Flow::started(&mut command);
-        let (mut client, mut slow) = (flow.client(), flow.client());
-        let mut local = Client::connect(&flow.addrs[1]);
-        says(&mut local, "here");
-        client.send(format!(
-            "adopt {}\nconnect {}\nname the first\n",
-            pipe.display(),
-            outgoing.local_addr().unwrap()
-        ));
-        let mut opened = [flow.told.expect_line(), flow.told.expect_line()];
-        opened.sort();
-        assert_eq!(opened, ["outgoing: open", "pipe: open"]);
-        let (mut outgoing, _) = outgoing.accept().unwrap();
-        let mut pipe = OpenOptions::new().write(true).open(&pipe).unwrap();
-        slow.send(format!("pattern {MUCH}\n"));
-        slow.expect(0_u32.to_be_bytes());
-        for client in [&client, &local] {
-            client.send("half a ");
-        }
-        pipe.write_all(b"half a ").unwrap();
-        outgoing.write_all(b"half a ").unwrap();
-        says(&mut flow.client(), "a turn later");
-        assert_eq!(flow.told.expect_line(), "close: #4 (eof)");
+        command.env("FLOW_AT", gate.at(&format!("heir:{what}"))).args(PATIENT).arg("--port=127.0.0.1:0");
+        let limit = if what.ends_with("wait") { 5 } else { 600 };
+        let mut flow = Flow::started(command.arg(format!("--commit_seconds={limit}")).arg(unix(&path)));
+        let mut witnesses = Witnesses::of(&mut flow, &directory);
 
         gate.close();
         flow.child.signal("HUP");
@@ -93,14 +130,7 @@ fn an_image_that_fails_before_it_has_taken_over_costs_nobody_anything() {
         assert!(line.contains(reason), "{what}: {line}");
         assert_ne!(standby.0, flow.child.id());
         while !flow.told.expect_line().starts_with("restart_failed_hook: ") {}
-        for client in [&mut client, &mut local] {
-            client.send("line\n");
-            client.expect("half a line\n");
-        }
-        pipe.write_all(b"line\n").unwrap();
-        assert_eq!(flow.told.expect_line(), "pipe: half a line");
-        outgoing.write_all(b"line\n").unwrap();
-        assert_eq!(flow.told.expect_line(), "outgoing: half a line");
+        witnesses.notice_nothing(&mut flow);
         for addr in &flow.addrs {
             says(&mut Client::connect(addr), "a newcomer");
         }
@@ -109,12 +139,7 @@ fn an_image_that_fails_before_it_has_taken_over_costs_nobody_anything() {
         gate.open();
         standby.signal("HUP");
         flow.restarted();
-        client.send("who\n");
-        assert!(client.expect_line().contains(": the first / "), "{client}");
-        let rest = slow.next_bytes(MUCH as usize * 4 - 4).unwrap_or_else(|missed| panic!("{missed}"));
-        assert!(rest == pattern(MUCH)[4..], "{what}: not what was written");
-        pipe.write_all(b"a line\n").unwrap();
-        while flow.told.expect_line() != "pipe: a line" {}
+        witnesses.have_everything(&mut flow);
         let (told, log) = standby.stop(flow);
         assert!(told.ends_with("post_child_cleanup_hook\n"), "{told}");
         assert!(log.contains("restart 1 done; "), "{log}");
@@ -150,7 +175,7 @@ fn who_was_not_to_go_along_is_gone_whoever_goes_on() {
     let mut gate = Gate::new();
     let mut command = server();
     command.env("FLOW_AT", gate.at("heir:pre_loop_hook=refuse")).args(PATIENT);
-    let mut flow = Flow::started(command.args(["--port=127.0.0.1:0", "--commit_seconds=600"]));
+    let mut flow = Flow::started(command.arg("--port=127.0.0.1:0"));
     let (mut kept, mut drained) = (flow.client(), flow.client());
     drained.send(format!("drain\nsay-at-close the end\npattern {MUCH}\n"));
     drained.expect(0_u32.to_be_bytes());

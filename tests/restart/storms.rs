@@ -15,7 +15,7 @@ fn with_file(directory: &TempDir, gate: &Gate, wish: &str) -> Flow {
     let file = directory.path().join("x.toml");
     write_ports(&file, 1);
     let mut command = server();
-    command.env("FLOW_AT", gate.at(wish)).args(["--probe_seconds=600", "--commit_seconds=600"]);
+    command.env("FLOW_AT", gate.at(wish));
     Flow::started(command.arg("--conf_file").arg(file))
 }
 
@@ -122,8 +122,7 @@ fn a_graceful_stop_during_the_probe_sends_what_is_owed_and_no_restart_follows() 
     let mut gate = Gate::new();
     let mut command = server();
     command.env("FLOW_AT", gate.at("probe:post_bind_hook=wait")).args(PATIENT);
-    let mut flow =
-        Flow::started(command.args(["--port=127.0.0.1:0", "--probe_seconds=600", "--stop_seconds=600"]));
+    let mut flow = Flow::started(command.args(["--port=127.0.0.1:0", "--stop_seconds=600"]));
     let mut client = flow.client();
     client.send(format!("pattern {MUCH}\n"));
     client.expect(0_u32.to_be_bytes());
@@ -193,18 +192,13 @@ fn hup_and_term_at_once_end_the_server_cleanly() {
         let mut flow = Flow::start(&[]);
         let mut client = flow.client();
         let order = if round % 2 == 0 { ["HUP", "TERM"] } else { ["TERM", "HUP"] };
-        order.iter().for_each(|signal| send(&flow, signal));
+        order.iter().for_each(|signal| flow.child.signal(signal));
         // Whether a restart comes first is chance.
         client.expect_eof();
         let (status, log) = flow.ended();
         assert_eq!(status, Some(0), "{log}");
         quiet(&log);
     }
-}
-
-/// As [`Child::signal`](crate::common::Child::signal), to one that may have ended; it is not reaped yet.
-fn send(flow: &Flow, signal: &str) {
-    flow.child.signal(signal);
 }
 
 #[test]
@@ -250,7 +244,7 @@ fn a_log_that_is_renamed_during_a_restart_is_opened_anew() {
         let (directory, mut gate) = (TempDir::new(), Gate::new());
         let (log, old) = (directory.path().join("log"), directory.path().join("log.1"));
         let mut command = server();
-        command.env("FLOW_AT", gate.at(&format!("{step}=wait"))).args(["--commit_seconds=600", "--log_file"]);
+        command.env("FLOW_AT", gate.at(&format!("{step}=wait"))).arg("--log_file");
         let mut flow = Flow::started(command.arg(&log).arg("--port=127.0.0.1:0"));
         let client = flow.client();
         gate.close();
