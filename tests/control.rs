@@ -13,8 +13,8 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use common::Child;
 use common::served::{has_proc, wait_until};
+use common::{Child, Client};
 use detached::{Detached, Home, is_root, status_line};
 use running::{Flow, says, server};
 
@@ -202,6 +202,37 @@ fn reload_and_wait_tells_why_the_restart_failed_and_the_server_goes_on() {
     drop(busy);
     let answer = control(&server.home, &["--reload", "--wait"]);
     answer.expect_done(&format!("pid {} has reloaded: restart 1 done\n", server.pid));
+}
+
+// A35
+#[test]
+fn a_file_that_is_read_if_it_exists_and_is_gone_is_not_taken_for_the_defaults() {
+    for on_hup in ["handover", "reload"] {
+        let home = Home::new();
+        let file = home.path("config").join("samplechat.toml");
+        fs::create_dir(file.parent().unwrap()).unwrap();
+        fs::write(&file, "deny = '127.0.0.1'\n").unwrap();
+        let words = [home.pid_option(), format!("--on_hup={on_hup}"), "--port=127.0.0.1:0".to_owned()];
+        let chat = || {
+            let mut command = Command::new(common::example("samplechat"));
+            command.args(&words).current_dir(home.0.path());
+            command
+        };
+        let mut server = Child::spawn(&mut chat());
+        let addr = server.wait_for_address();
+        let denied = || Client::connect(addr).expect("Sorry, you are not allowed here.\r\n");
+        denied();
+        fs::remove_file(&file).unwrap();
+        let why = format!("has not reloaded: the configuration file {} is gone", file.display());
+        answer(chat().args(["--reload", "--wait"])).expect_not(1, &why);
+        denied();
+        fs::write(&file, "").unwrap();
+        let answer = answer(chat().args(["--reload", "--wait"]));
+        assert_eq!(answer.status, Some(0), "{}", answer.text);
+        Client::connect(addr).expect("JOIN: ");
+        server.signal("TERM");
+        assert!(server.expect_exit().success());
+    }
 }
 
 #[test]

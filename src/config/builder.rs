@@ -103,7 +103,7 @@ impl ConfigBuilder {
     }
 
     /// Names a configuration file that is read if no source names another and if it exists. Of several, the first
-    /// that exists.
+    /// that exists. A restart or a reload of a server that has read one does not go on without.
     pub fn conf_file_if_exists(&mut self, path: impl Into<PathBuf>) -> &mut Self {
         self.conf_files_if_exist.push(path.into());
         self

@@ -17,6 +17,8 @@ pub(super) struct Image {
     pub(super) environment: Vec<(OsString, OsString)>,
     /// None if it was gone already.
     pub(super) directory: Option<PathBuf>,
+    /// The file that the configuration in force came from; set when that is known.
+    pub(super) conf_file: Option<PathBuf>,
     /// Its number then: another one than now in a standby that has taken over.
     pid: u32,
 }
@@ -28,7 +30,14 @@ impl Image {
         let program = program(called, env::current_exe().ok(), env::var_os("PATH"));
         let own = |name: &OsString| OURS.iter().any(|ours| name == ours);
         let environment = env::vars_os().filter(|(name, _)| !own(name)).collect();
-        Self { program, arguments, environment, directory: env::current_dir().ok(), pid: std::process::id() }
+        Self {
+            program,
+            arguments,
+            environment,
+            directory: env::current_dir().ok(),
+            conf_file: None,
+            pid: std::process::id(),
+        }
     }
 
     /// Argument and environment lists for `execve(2)`, with one variable more. The next image is watched as this one is,
@@ -98,7 +107,14 @@ mod tests {
 
     fn image(pid: u32, environment: &[(&str, &str)]) -> Image {
         let environment = environment.iter().map(|(name, value)| (name.into(), value.into())).collect();
-        Image { program: "/bin/true".into(), arguments: Vec::new(), environment, directory: None, pid }
+        Image {
+            program: "/bin/true".into(),
+            arguments: Vec::new(),
+            environment,
+            directory: None,
+            conf_file: None,
+            pid,
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod status;
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::panic;
+use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Mutex;
@@ -206,7 +207,8 @@ fn begin<S: Server>(mut server: S, mut config: Config, mut start: Start) -> Exit
     log_panics();
     // When the last reference to the log goes, at the end, the last lines are written.
     let around = Around::new(logger.clone(), &config);
-    let Start { image, birth, inherited, .. } = start;
+    let Start { mut image, birth, inherited, .. } = start;
+    image.conf_file.clone_from(&config.conf_file);
     let status = match (birth, life) {
         (Birth::Fresh, Some(life)) => fresh(server, config, image, life, around),
         (Birth::Probe(trial), _) => restarted::probe(server, &config, *trial, logger.as_deref()),
@@ -384,10 +386,23 @@ fn read_again<S: Server>(mux: &mut Mux<S>, restart: &Restart) -> Result<Box<Conf
     let Outcome::Config(config) = read? else {
         return Err(Error::new(ErrorKind::Usage, "nothing to reload"));
     };
+    refuse_no_file(restart.image().conf_file.as_deref(), &config)?;
     let mut taken = panicked("reload_hook").map(drop);
     mux.call_hook("reload_hook", |server, room| taken = server.reload_hook(room, &config));
     taken.and_then(|()| config.refuse_unclaimed())?;
     Ok(config)
+}
+
+/// Refuses the defaults where there was a configuration file `before`: one that is read if it exists may be missing because
+/// somebody is just replacing it, or because the disk that it is on is not there.
+fn refuse_no_file(before: Option<&Path>, config: &Config) -> Result<()> {
+    match (before, &config.conf_file) {
+        (Some(before), None) => {
+            let what = "is gone; put it back, if only empty, or stop the server and start it anew";
+            Err(Error::new(ErrorKind::Config, format!("the configuration file {} {what}", before.display())))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The end of a server that could not start.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::around::Around;
 use super::handover::{Heir, Restart, Sorted, Trial};
 use super::image::Image;
-use super::{configured, serve, set_up, take_signals};
+use super::{configured, refuse_no_file, serve, set_up, take_signals};
 use crate::config::Config;
 use crate::logging::Logger;
 use crate::mux::{Mux, Server};
@@ -53,6 +53,7 @@ fn contained<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 fn rehearse<S: Server>(server: &mut S, config: &Config, trial: &mut Trial) -> Result<()> {
+    refuse_no_file(trial.will.conf.as_ref().map(|(path, _)| path.as_path()), config)?;
     configured(server, config)?;
     server.pre_bind_hook(config)?;
     server.restart_open_hook(config)?;

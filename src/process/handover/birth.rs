@@ -48,7 +48,7 @@ pub(crate) struct Will {
     pub(crate) generation: u64,
     /// When this restart began, on the system's monotonic clock.
     pub(crate) began: Duration,
-    /// The configuration file as the probe had read it.
+    /// The configuration file as the probe had read it; a probe itself is told only which one is in force.
     pub(crate) conf: Option<(PathBuf, String)>,
     /// The path of the pid file, and the descriptors of that and of the status file.
     pub(crate) pid_files: Option<(PathBuf, [OwnedFd; 2])>,

@@ -127,7 +127,11 @@ pub(super) fn pack_state<S: Server>(
         out.bytes(directory);
     });
     process.u64(restart.generation).duration(restart.began);
-    process.option(approved.and_then(|approved| approved.conf.as_ref()), |out, (path, text)| {
+    let conf = match approved {
+        Some(approved) => approved.conf.as_ref().map(|(path, text)| (path, text.as_str())),
+        None => restart.image.conf_file.as_ref().map(|path| (path, "")),
+    };
+    process.option(conf, |out, (path, text)| {
         out.bytes(path.as_os_str().as_bytes()).text(text);
     });
     process.option(files.pid_files, |out, (path, files)| {
