@@ -11,7 +11,7 @@ mod detached;
 mod running;
 
 use std::fs::{self, Permissions};
-use std::net::TcpListener;
+use std::net::{SocketAddrV4, TcpListener};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use std::process::Command;
 
 use common::Client;
 use common::served::{has_proc, wait_until};
-use detached::{Detached, Home, is_root, line_of, status_line};
+use detached::{Detached, Home, is_root, line_of, own_address, status_line};
 use nix::unistd::{Group, User};
 use running::{Flow, refused, says};
 
@@ -96,7 +96,7 @@ fn user_and_group_are_changed_when_everything_is_open() {
     let low = low_port();
     let mut command = home.command();
     command.args(["--background", "--user=nobody", &format!("--group={gid}")]);
-    command.args([format!("--port=127.0.0.1:{low}"), running::unix(&socket)]);
+    command.args([format!("--port={low}"), running::unix(&socket)]);
     let server = Detached::started(home, &mut command);
     expect_ids(server.pid, uid, gid, &[gid]);
     assert_eq!(owner(&socket), (uid, gid));
@@ -104,7 +104,7 @@ fn user_and_group_are_changed_when_everything_is_open() {
     // Whoever can write it says which process root's --stop ends.
     assert_eq!(owner(&server.home.pid_file()), (0, 0));
     assert_eq!(owner(&server.home.status_file()), (0, 0));
-    for addr in [format!("127.0.0.1:{low}"), socket.display().to_string()] {
+    for addr in [low.to_string(), socket.display().to_string()] {
         says(&mut Client::connect(&addr), "served");
     }
     wait_until("it is in the log", || server.home.log().contains("serving as nobody, group "));
@@ -405,11 +405,12 @@ fn serving_as_root_is_worth_a_warning() {
     assert!(!log.contains(" warn "), "{log}");
 }
 
-/// A port below 1024 of 127.0.0.1 that nobody uses.
+/// A port below 1024 that nobody uses.
 #[track_caller]
-fn low_port() -> u16 {
-    let free = (600..1024).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
-    free.expect("one of 400 ports is free")
+fn low_port() -> SocketAddrV4 {
+    let addrs = (600..1024).map(|port| SocketAddrV4::new(own_address(), port));
+    let mut free = addrs.filter(|addr| TcpListener::bind(addr).is_ok());
+    free.next().expect("one of 400 ports is free")
 }
 
 /// Whether groups can be set for a program; says so when they cannot.

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its part of this module")]
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 
@@ -192,6 +193,12 @@ pub(crate) fn status_line(pid: u32, key: &str) -> String {
 pub(crate) fn line_of(text: &str, key: &str) -> String {
     let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
     line.unwrap_or_else(|| panic!("no {key} in {text}")).split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A loopback address that no test of another process uses, for a port that must stay what it is.
+pub(crate) fn own_address() -> Ipv4Addr {
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 64 + high % 64, middle, low.clamp(1, 254))
 }
 
 /// Whether this is root; says so when it is not.
