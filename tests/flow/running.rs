@@ -43,7 +43,8 @@ impl Flow {
             panic!("it does not get ready; {child}");
         };
         let line = String::from_utf8(line).expect("addresses are text");
-        let addrs = line.strip_prefix("ready ").expect("the first line is the addresses");
+        let addrs = line.strip_prefix("ready ");
+        let addrs = addrs.unwrap_or_else(|| panic!("the first line is not the addresses, but {line:?}"));
         let addrs = addrs.split_whitespace().map(str::to_owned).collect();
         Self { child, told, addrs }
     }
