@@ -259,8 +259,14 @@ impl ConfigBuilder {
             }
             (path.clone(), At::Code)
         } else if let Some(node) = named.next() {
-            // A wrong type is told when the option is applied.
-            (PathBuf::from(node.text().ok()?), node.last().at.clone())
+            let at = node.last().at.clone();
+            match node.text() {
+                Ok(path) => (PathBuf::from(path), at),
+                Err(what) => {
+                    mistakes.add("conf_file", &at, what);
+                    return None;
+                }
+            }
         } else {
             // One that cannot be looked at may be there: it must not be passed over as if there were no settings.
             let there =

@@ -415,6 +415,8 @@ fn a_file_is_read_from_where_the_first_source_says() {
     assert_eq!((config.log.level, config.warnings().len()), (1, 1));
 
     let missing = directory.join("none.toml");
+    let lines = refused(with_arguments(&["--conf_file", "two\nlines.toml"]));
+    assert_eq!(lines, ["--conf_file: `two\\nlines.toml` has a control character"]);
     let lines = refused(with_arguments(&["--conf_file", missing.to_str().unwrap(), "--log_level=7"]));
     assert!(lines[0].starts_with(&format!("--conf_file: cannot read {}: ", missing.display())), "{lines:?}");
     assert!(lines[1].starts_with("--log_level: "), "{lines:?}");
