@@ -9,7 +9,6 @@
 //! at one moment of the system's monotonic clock, which both images know.
 
 use std::io;
-use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -21,7 +20,7 @@ use super::saved_conn::{Clock, Role, SavedConn};
 use super::server::{Closing, Server};
 use super::timers::TimerKey;
 use super::{Mux, OUTSIDE, Peer, Room};
-use crate::net::{Listener, LocalAddr};
+use crate::net::{Listener, LocalAddr, Stream};
 use crate::slots::{ConnId, Slots};
 use crate::state::{StateError, StateReader, StateWriter};
 use crate::wheel::Wheel;
@@ -378,8 +377,7 @@ impl<S: Server> Mux<S> {
         self.server.restore(&mut state.server)?;
         state.server.finish().map_err(|error| left_over("the server", &error))?;
         let slots_max = crate::sys::raise_descriptor_limit();
-        // Not dropped if this fails: an adopted descriptor would be made blocking again, also for the image before.
-        let mut entries: ManuallyDrop<Vec<(ConnId, Conn)>> = ManuallyDrop::default();
+        let mut entries: Vec<(ConnId, Conn)> = Vec::new();
         let mut wishes = Vec::new();
         while !state.conns.is_empty() {
             let saved = SavedConn::read(&mut state.conns)?;
@@ -390,7 +388,7 @@ impl<S: Server> Mux<S> {
             entries.push((id, conn));
         }
         let twice = || Error::new(ErrorKind::State, "two connections have the same name");
-        self.conns.slots = Slots::restored(ManuallyDrop::into_inner(entries), last).ok_or_else(twice)?;
+        self.conns.slots = Slots::restored(entries, last).ok_or_else(twice)?;
         for (key, at) in wishes {
             self.conns.grant_at(key, at);
         }
@@ -486,6 +484,11 @@ impl<S: Server> Mux<S> {
         }
         open.into_iter().for_each(|id| conns.guard_open(id));
         Ok(())
+    }
+
+    /// What was restored is this image's from now on, also what happens to it at its end.
+    pub(crate) fn claim(&mut self) {
+        self.conns.slots.iter_mut().filter_map(|(_, conn)| conn.stream.as_mut()).for_each(Stream::claim);
     }
 
     /// Tries in the probe whether the server and its clients can be taken up: nothing but `server` changes.

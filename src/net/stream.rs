@@ -49,11 +49,13 @@ struct Adopted {
     file: File,
     is_socket: bool,
     was_blocking: bool,
+    /// No other image of the program may go on with it, whose descriptor would change as well.
+    is_ours: bool,
 }
 
 impl Drop for Adopted {
     fn drop(&mut self) {
-        if self.was_blocking {
+        if self.was_blocking && self.is_ours {
             let _ = SockRef::from(&self.file).set_nonblocking(false);
         }
     }
@@ -104,11 +106,12 @@ impl Stream {
             socket.set_nonblocking(true)?;
         }
         let is_socket = socket.r#type().is_ok();
-        let kind = Kind::Descriptor(Adopted { file, is_socket, was_blocking });
+        let kind = Kind::Descriptor(Adopted { file, is_socket, was_blocking, is_ours: true });
         Ok(Self { kind, peer: PeerAddr::Adopted })
     }
 
-    /// Takes over a stream of this kind from another image of the program.
+    /// Takes over a stream of this kind from another image of the program. It is [claimed](Self::claim) when that image
+    /// does not need it any more; until then dropping it changes nothing for that one.
     ///
     /// # Errors
     /// `InvalidData` when it is not of that kind; what `getsockopt(2)` or `fcntl(2)` says.
@@ -117,7 +120,7 @@ impl Stream {
         if let StreamKind::Descriptor { was_blocking } = kind {
             let mut stream = Self::adopt(fd)?;
             if let Kind::Descriptor(adopted) = &mut stream.kind {
-                adopted.was_blocking = was_blocking;
+                (adopted.was_blocking, adopted.is_ours) = (was_blocking, false);
             }
             return Ok(Self { peer, ..stream });
         }
@@ -137,6 +140,13 @@ impl Stream {
             _ => return refuse("the descriptor is of another address family"),
         };
         Ok(Self { kind, peer })
+    }
+
+    /// It is this image's alone from now on.
+    pub(crate) fn claim(&mut self) {
+        if let Kind::Descriptor(adopted) = &mut self.kind {
+            adopted.is_ours = true;
+        }
     }
 
     /// What it is, for [`inherit`](Self::inherit).

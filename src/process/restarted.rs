@@ -72,13 +72,16 @@ pub(super) fn inherit<S: Server>(
     mut inherited: Inherited,
     mut around: Around,
 ) -> ExitCode {
-    let taken = contained(|| take_up(server, &config, &mut heir, &mut inherited, &around))
-        .and_then(|taken| Ok((taken, heir.pid_file(&config)?)));
+    let taken = heir.pid_file(&config).and_then(|pid_file| {
+        let take_up = || take_up(server, &config, &mut heir, &mut inherited, &around);
+        Ok((contained(take_up)?, pid_file))
+    });
     let (Taken { mut mux, paths, added, removed }, pid_file) = match taken {
         Ok(taken) => taken,
         Err(error) => return give_up(&heir, around.logger.as_deref(), &error),
     };
     let standby = heir.commit();
+    mux.claim();
     around.hold(pid_file);
     for (listener, path) in mux.listeners_mut().zip(paths) {
         path.into_iter().for_each(|path| listener.own_path(path));
