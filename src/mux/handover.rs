@@ -236,9 +236,12 @@ impl<S: Server> Mux<S> {
     /// The server's `save` panicked: without its state the next image would not be the same server.
     pub(crate) fn state(&mut self, most: usize) -> Result<LoopState> {
         self.conns.settle_timers();
-        let clock = Clock::now();
+        self.state_at(most, &Clock::now())
+    }
+
+    fn state_at(&mut self, most: usize, clock: &Clock) -> Result<LoopState> {
         let mut state = LoopState::default();
-        self.write_shared(&mut state.shared, &clock);
+        self.write_shared(&mut state.shared, clock);
         let (server, mut out) = (&self.server, StateWriter::new());
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| server.save(&mut out))) {
             self.panicked("save", panic);
@@ -250,7 +253,7 @@ impl<S: Server> Mux<S> {
             if state.kept.len() == most {
                 break;
             }
-            if self.write_conn(&mut state.conns, id, &clock) {
+            if self.write_conn(&mut state.conns, id, clock) {
                 state.kept.push(id);
             } else if self.conns.slots.at(id).is_some_and(|conn| conn.phase == Phase::Open) {
                 state.turned.push(id);
@@ -542,3 +545,6 @@ fn left_over(whose: &str, error: &StateError) -> Error {
 const AGE_MAX: Duration = Duration::from_secs(100 * 366 * 86_400);
 /// For threads that have nothing to do to end.
 const THREADS_TIME: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+pub(crate) mod tests;

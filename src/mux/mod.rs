@@ -36,6 +36,8 @@ pub use connect::ConnectTo;
 pub use conns::{Conns, ListenerRef, To};
 pub use context::{Clients, Context, Room};
 pub use handle::{Handle, Refused};
+#[cfg(all(test, feature = "config", feature = "signals", feature = "daemon"))]
+pub(crate) use handover::tests as golden;
 #[cfg(all(feature = "config", feature = "signals", feature = "daemon"))]
 pub(crate) use handover::{LoopReader, LoopState, Woke};
 pub use server::{Closing, Outcome, Server};

@@ -402,3 +402,6 @@ const CHOKED: u32 = 32;
 const AGAIN: u32 = 64;
 const HOLD_OPEN: u32 = 128;
 const LATE: u32 = 256;
+
+#[cfg(test)]
+mod tests;

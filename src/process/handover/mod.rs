@@ -298,3 +298,6 @@ const LOOK_TIME: Duration = Duration::from_millis(1);
 const SETTLE_TIME: Duration = Duration::from_secs(5);
 /// After so many of them it is killed.
 const SETTLE_WAITS: u32 = 5;
+
+#[cfg(test)]
+mod tests;

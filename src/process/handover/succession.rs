@@ -175,7 +175,7 @@ pub(super) struct Files<'a> {
 }
 
 impl Files<'_> {
-    fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let log = self.log.iter().filter_map(|(_, file)| file.as_ref().map(AsFd::as_fd));
         self.pid_files.into_iter().flat_map(|(_, files)| files).chain(log)
     }
