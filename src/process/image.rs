@@ -44,7 +44,14 @@ impl Image {
     #[cfg(test)]
     pub(super) fn golden(program: &str, directory: &str) -> Self {
         let directory = Some(PathBuf::from(directory));
-        Self { program: program.into(), arguments: Vec::new(), environment: Vec::new(), directory, pid: 1 }
+        Self {
+            program: program.into(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            directory,
+            conf_file: None,
+            pid: 1,
+        }
     }
 
     /// Argument and environment lists for `execve(2)`, with one variable more. The next image is watched as this one is,
