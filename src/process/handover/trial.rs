@@ -144,6 +144,8 @@ pub(super) struct Probe {
     received: Received,
     /// When its end of the channel was found closed.
     closed: Option<Instant>,
+    /// The system could not tell whether something has come, and no event will tell again.
+    unsure: bool,
 }
 
 #[derive(Debug, Default)]
@@ -180,7 +182,7 @@ impl Probe {
         let child = command.spawn().map_err(fail)?;
         // The command holds the other end: with it gone, the end of the probe is the end of the channel.
         drop(command);
-        let probe = Self { child, channel: ours, received: Received::default(), closed: None };
+        let probe = Self { child, channel: ours, received: Received::default(), closed: None, unsure: false };
         match send(&probe.channel, &listeners.len().to_string(), &memory, listeners) {
             // One that ended at once has said why, or its status does.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(fail(error)),
@@ -195,8 +197,10 @@ impl Probe {
     pub(super) fn answer(&mut self, limits: &Limits) -> Option<Result<Approved>> {
         let mut buffer = vec![0; TEXT_MAX + 16];
         loop {
-            // Where the system cannot tell, nothing is read that might have to be waited for: the time limit decides.
-            if !sys::wait_readable(&self.channel, Duration::ZERO).unwrap_or(false) {
+            // Where the system cannot tell, nothing is read that might have to be waited for: it is asked again.
+            let readable = sys::wait_readable(&self.channel, Duration::ZERO);
+            self.unsure = readable.is_err();
+            if !readable.unwrap_or(false) {
                 return None;
             }
             match sys::receive_with_fds(&self.channel, &mut buffer) {
@@ -235,7 +239,7 @@ impl Probe {
 
     /// When to ask again although nothing has come.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.closed.map(|_| Instant::now() + LOOK_TIME)
+        (self.unsure || self.closed.is_some()).then(|| Instant::now() + LOOK_TIME)
     }
 
     /// Its end of the channel is closed: it has ended, or is about to; none if it needs a moment more.
