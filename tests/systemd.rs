@@ -488,9 +488,9 @@ fn a_real_systemd_restarts_it_keeps_its_listeners_and_watches_it() {
         ("boot.target", "[Unit]\nRequires=basic.target\nAfter=basic.target\nWants=boot.service\n".to_owned()),
         (
             "boot.service",
-            "[Unit]\nAfter=basic.target\n[Service]\nType=oneshot\nTimeoutStartSec=120\nExecStart=/bin/bash /out/boot.sh\n\
-             StandardOutput=append:/out/log\nStandardError=append:/out/log\n\
-             ExecStopPost=/bin/systemctl poweroff --no-block\n"
+            "[Unit]\nAfter=basic.target\nSuccessAction=poweroff\nFailureAction=poweroff\n\
+             [Service]\nType=oneshot\nTimeoutStartSec=120\nExecStart=/bin/bash /out/boot.sh\n\
+             StandardOutput=append:/out/log\nStandardError=append:/out/log\n"
                 .to_owned(),
         ),
         ("none.preset", "disable *\n".to_owned()),
