@@ -313,8 +313,17 @@ impl Ground {
 }
 
 impl Drop for Ground {
-    /// A standby is no child of ours, and who hangs does not end by itself.
+    /// A standby is no child of ours, and who hangs does not end by itself. A test that has failed is told what they
+    /// were doing.
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            for pid in self.processes() {
+                let fact = |name| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+                let state = fact("stat").rsplit(") ").next().and_then(|rest| rest.chars().next());
+                let (wchan, call) = (fact("wchan"), fact("syscall"));
+                println!("process {pid}: state {state:?}, waits in {wchan}, system call {call}");
+            }
+        }
         self.end();
     }
 }

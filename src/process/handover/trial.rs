@@ -14,6 +14,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
+
 use super::birth::{PROBE, Sections, Will};
 use super::link::TEXT_MAX;
 use super::listeners::{self, Described, Kept, Sorted};
@@ -144,8 +146,6 @@ pub(super) struct Probe {
     received: Received,
     /// When its end of the channel was found closed.
     closed: Option<Instant>,
-    /// The system could not tell whether something has come, and no event will tell again.
-    unsure: bool,
 }
 
 #[derive(Debug, Default)]
@@ -182,11 +182,19 @@ impl Probe {
         let child = command.spawn().map_err(fail)?;
         // The command holds the other end: with it gone, the end of the probe is the end of the channel.
         drop(command);
-        let probe = Self { child, channel: ours, received: Received::default(), closed: None, unsure: false };
+        let probe = Self { child, channel: ours, received: Received::default(), closed: None };
         match send(&probe.channel, &listeners.len().to_string(), &memory, listeners) {
             // One that ended at once has said why, or its status does.
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(fail(error)),
-            _ => Ok(probe),
+            Err(error)
+                if !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
+            {
+                Err(fail(error))
+            }
+            _ => {
+                // From here on nothing is waited for: the loop serves.
+                SockRef::from(&probe.channel).set_nonblocking(true).map_err(fail)?;
+                Ok(probe)
+            }
         }
     }
 
@@ -197,18 +205,13 @@ impl Probe {
     pub(super) fn answer(&mut self, limits: &Limits) -> Option<Result<Approved>> {
         let mut buffer = vec![0; TEXT_MAX + 16];
         loop {
-            // Where the system cannot tell, nothing is read that might have to be waited for: it is asked again.
-            let readable = sys::wait_readable(&self.channel, Duration::ZERO);
-            self.unsure = readable.is_err();
-            if !readable.unwrap_or(false) {
-                return None;
-            }
             match sys::receive_with_fds(&self.channel, &mut buffer) {
                 Ok((0, _)) => return self.ended().map(Err),
                 Ok((length, descriptors)) => match self.take(&buffer[..length], descriptors, limits) {
                     None => {}
                     done => return done,
                 },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
                 // It has ended before it read everything; what it said comes behind this, told once.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
                 Err(error) => {
@@ -239,7 +242,7 @@ impl Probe {
 
     /// When to ask again although nothing has come.
     pub(super) fn due(&self) -> Option<Instant> {
-        (self.unsure || self.closed.is_some()).then(|| Instant::now() + LOOK_TIME)
+        self.closed.map(|_| Instant::now() + LOOK_TIME)
     }
 
     /// Its end of the channel is closed: it has ended, or is about to; none if it needs a moment more.
