@@ -76,8 +76,23 @@ impl Standby {
                 Ok(())
             }
             Err(error) => {
-                self.say(&[DISMISS]);
+                self.renounce();
                 Err(io::Error::new(error.kind(), "the standby did not start"))
+            }
+        }
+    }
+
+    /// This image goes on without having met its standby, which may be there or on its way: it is told to leave, and the
+    /// right to serve is taken out of the pipe with everything else. One that comes later finds the pipe closed, or the
+    /// word that it is to leave.
+    fn renounce(&self) {
+        self.say(&[DISMISS]);
+        let until = Instant::now() + DISMISS_TIME;
+        while Instant::now() < until {
+            match (&self.gone).read(&mut [0; 8]) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(_) => std::thread::sleep(LOOK_TIME),
             }
         }
     }
@@ -104,9 +119,12 @@ impl Standby {
         let _ = sys::wait_readable(&self.gone, DISMISS_TIME);
     }
 
-    /// The heir has taken everything up. When this returns, it serves and nobody else.
+    /// The heir has taken everything up. When this returns, it serves and nobody else; where the system does not let it
+    /// have the right, this process ends, and the standby serves.
     pub(super) fn commit(&self) {
-        self.take_right();
+        if !self.take_right() {
+            sys::exit_now(NO_RIGHT);
+        }
         self.say(&[COMMIT]);
     }
 
@@ -129,7 +147,8 @@ impl Standby {
         sys::wait_readable(&self.gone, Duration::ZERO).unwrap_or(true)
     }
 
-    fn take_right(&self) {
+    /// Whether this side has the right now, or there is nobody else who could.
+    fn take_right(&self) -> bool {
         loop {
             match (&self.gone).read(&mut [0]) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -138,7 +157,8 @@ impl Standby {
                     let _ = sys::wait_readable(&self.gone, KILL_TIME);
                 }
                 // The right, or the end: with the standby gone there is nobody else.
-                _ => return,
+                Ok(_) => return true,
+                Err(_) => return false,
             }
         }
     }
@@ -170,7 +190,7 @@ impl Vigil {
     /// Waits until it is clear who serves, `limit` for the heir to commit. A signal that the process of an heir without
     /// luck was sent arrives here.
     pub(super) fn wait(&self, limit: Duration) -> Verdict {
-        let spoke = sys::wait_readable(&self.commit, limit).unwrap_or(false);
+        let spoke = self.is_told_within(limit);
         // Without the right it has just committed and is about to say so.
         if !spoke && self.takes_right() {
             let limit = limit.as_secs_f64();
@@ -191,7 +211,25 @@ impl Vigil {
                 let why = format!("the new image said {}, which means nothing, and was killed", word[0]);
                 self.instead(Duration::ZERO, why)
             }
-            _ => self.instead(Duration::ZERO, "the new image died before it had taken over".to_owned()),
+            Ok(_) => self.instead(Duration::ZERO, "the new image died before it had taken over".to_owned()),
+            // What it said cannot be read; the right says who serves.
+            Err(error) if self.takes_right() => {
+                self.instead(Duration::ZERO, format!("the new image cannot be heard ({error}) and was killed"))
+            }
+            Err(_) => Verdict::Leave { committed: true },
+        }
+    }
+
+    /// Whether something is said, or the other side gone, within that time. A look that fails says nothing about it.
+    fn is_told_within(&self, limit: Duration) -> bool {
+        let until = Instant::now() + limit;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match sys::wait_readable(&self.commit, left) {
+                Ok(told) => return told,
+                Err(_) if left.is_zero() => return false,
+                Err(_) => std::thread::sleep(LOOK_TIME),
+            }
         }
     }
 
@@ -263,6 +301,10 @@ const RIGHT: u8 = b'R';
 
 /// Longest text about a failure.
 pub(super) const TEXT_MAX: usize = 2048;
+/// Between two looks where the system could not look.
+const LOOK_TIME: Duration = Duration::from_millis(1);
+/// Exit status of an heir that cannot take the right.
+const NO_RIGHT: i32 = 70;
 /// For the standby to say its number.
 const FORK_TIME: Duration = Duration::from_secs(5);
 /// For the standby to end when it is not needed: it tells the service manager before.
