@@ -144,16 +144,31 @@ impl Live {
             self.next_line += 1;
         }
         let unsent = self.pending.len() - self.sent;
-        if unsent == 0 { Ok(0) } else { self.write(rng.usize(1..=unsent)) }
+        if unsent == 0 { Ok(0) } else { self.write(rng.usize(1..=unsent), now) }
     }
 
     /// Writes all that is unsent.
-    pub(crate) fn flush(&mut self) -> io::Result<u64> {
+    pub(crate) fn flush(&mut self, now: Instant) -> io::Result<u64> {
         let unsent = self.pending.len() - self.sent;
-        if unsent == 0 || self.phase != Phase::Open { Ok(0) } else { self.write(unsent) }
+        if unsent == 0 || self.phase != Phase::Open { Ok(0) } else { self.write(unsent, now) }
     }
 
-    fn write(&mut self, bytes: usize) -> io::Result<u64> {
+    fn write(&mut self, bytes: usize, now: Instant) -> io::Result<u64> {
+        let waited = self.waits();
+        let left = self.send(bytes)?;
+        if left > 0 && !waited {
+            // The first line of which all has left: from now on an answer is due.
+            self.progress = now;
+        }
+        Ok(left)
+    }
+
+    /// Whether all of some line has left, and not all of its answer has come.
+    fn waits(&self) -> bool {
+        memchr::memchr(b'\n', &self.pending[self.answered..self.sent]).is_some()
+    }
+
+    fn send(&mut self, bytes: usize) -> io::Result<u64> {
         let Some(socket) = self.socket.as_mut().filter(|_| self.is_writable) else { return Ok(0) };
         let part = &self.pending[self.sent..self.sent + bytes];
         match socket.write(part) {
@@ -241,7 +256,7 @@ impl Live {
     pub(crate) fn is_overdue(&self, now: Instant, patience: Duration) -> bool {
         match self.phase {
             Phase::Puzzled(since) => now - since >= PUZZLED_FOR || self.found.len() >= FOUND_MAX_BYTES,
-            Phase::Open => self.answered < self.sent && now - self.progress >= patience,
+            Phase::Open => self.waits() && now - self.progress >= patience,
             _ => false,
         }
     }

@@ -294,7 +294,7 @@ impl<'a> Load<'a> {
 
     fn flush(&mut self) {
         for number in 0..self.live.len() {
-            let sent = self.live[number].flush();
+            let sent = self.live[number].flush(self.now);
             self.sent(number, sent);
         }
     }
