@@ -213,9 +213,8 @@ impl Vigil {
             }
             Ok(_) => self.instead(Duration::ZERO, "the new image died before it had taken over".to_owned()),
             // What it said cannot be read; the right says who serves.
-            Err(error) if self.takes_right() => {
-                self.instead(Duration::ZERO, format!("the new image cannot be heard ({error}) and was killed"))
-            }
+            Err(error) if self.takes_right() => self
+                .instead(Duration::ZERO, format!("the new image cannot be heard ({error}) and was killed")),
             Err(_) => Verdict::Leave { committed: true },
         }
     }
