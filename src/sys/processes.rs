@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -15,9 +16,28 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 
-/// How many threads this process has; `None` where the system does not tell (without `/proc`).
+/// How many threads this process has that can still do something; `None` where the system does not tell (without
+/// `/proc`). One that has been waited for is on its list a moment longer, on a busy machine a long one.
 pub(crate) fn thread_count() -> Option<usize> {
-    std::fs::read_dir("/proc/self/task").ok().map(Iterator::count).filter(|count| *count > 0)
+    let threads = std::fs::read_dir("/proc/self/task").ok()?;
+    let count =
+        threads.filter(|thread| !thread.as_ref().is_ok_and(|thread| is_ending(&thread.path()))).count();
+    (count > 0).then_some(count)
+}
+
+/// Whether the thread with that folder has come to its end and will not run again (`proc_pid_stat(5)`, the flag
+/// `PF_EXITING` of the kernel).
+fn is_ending(thread: &Path) -> bool {
+    match std::fs::read_to_string(thread.join("stat")) {
+        Ok(stat) => {
+            // Behind the name, which stands in parentheses and may hold anything, the flags are the seventh.
+            let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
+            let flags = fields.split(' ').nth(6).and_then(|flags| flags.parse::<u32>().ok());
+            flags.is_some_and(|flags| flags & PF_EXITING != 0)
+        }
+        // It has gone from the list before it was opened, or since.
+        Err(error) => matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)),
+    }
 }
 
 /// Puts the program at `path` in the place of this one (`execve(2)`): same process, same descriptors but for those that
@@ -162,6 +182,9 @@ fn named(signal: i32) -> io::Result<Signal> {
     })
 }
 
+/// From the first line of what a thread does in the kernel at its end (`include/linux/sched.h`).
+const PF_EXITING: u32 = 4;
+
 #[cfg(test)]
 mod tests {
     use std::process::{Command, Stdio};
@@ -172,6 +195,17 @@ mod tests {
     fn a_process_of_tests_has_more_than_one_thread() {
         let count = std::thread::spawn(thread_count).join().unwrap();
         assert!(count.is_none_or(|count| count >= 2), "{count:?}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_thread_that_was_waited_for_is_ending_or_off_the_list() {
+        for _ in 0..1000 {
+            let id = || nix::unistd::gettid().to_string();
+            let thread = std::thread::spawn(id).join().unwrap();
+            assert!(is_ending(&Path::new("/proc/self/task").join(thread)));
+        }
+        assert!(!is_ending(Path::new("/proc/thread-self")));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::birth::{CONNS, FORM, KNOWN, LISTENERS, LOOP, METRICS, PROCESS, SERVER};
 use super::link::{Standby, Verdict, link};
@@ -57,7 +57,7 @@ pub(super) fn hand_over<S: Server>(
     let stays = if mux.hold_signals() || mux.is_ending() {
         Stays::Stopped
     } else {
-        let alone = threads && logging && is_alone();
+        let alone = threads && logging && sys::thread_count().is_none_or(|count| count == 1);
         let files = Files { pid_files: around.pid_files(), log: around.log(true) };
         match prepare(mux, restart, approved, &files) {
             // The last farewells may have asked for the end, too.
@@ -71,18 +71,6 @@ pub(super) fn hand_over<S: Server>(
     around.resume_threads();
     let _ = Signals::unblock();
     stays
-}
-
-/// Whether no other thread runs. One that has ended may be listed a moment longer.
-fn is_alone() -> bool {
-    let until = Instant::now() + LISTED_TIME;
-    while sys::thread_count().is_some_and(|count| count != 1) {
-        if Instant::now() >= until {
-            return false;
-        }
-        std::thread::yield_now();
-    }
-    true
 }
 
 /// Writes the state down, reads it again to be sure, and seals it; with the connections that it has.
@@ -295,5 +283,3 @@ enum Forked {
 
 /// For a server to end, on top of the time in which it sends what it owes.
 const STOP_GRACE: Duration = Duration::from_secs(5);
-/// For a thread that was waited for to be off the system's list.
-const LISTED_TIME: Duration = Duration::from_millis(50);
