@@ -263,26 +263,32 @@ impl Input {
 /// Bytes that a callback has written and that the kernel has not taken yet.
 #[derive(Debug, Default)]
 pub struct Output {
-    segments: VecDeque<Segment>,
-    /// Bytes of the front segment that are sent already; less than its length.
+    /// What comes before `own`: nearly always nothing.
+    pieces: VecDeque<Piece>,
+    /// Copied bytes, the newest.
+    own: Vec<u8>,
+    /// Bytes at the front, of the first piece or of `own`, that are sent already.
     sent: usize,
-    /// Unsent bytes in all segments.
+    /// Unsent bytes in all.
     len: usize,
-    /// An empty vector whose memory the next segment of our own uses.
-    spare: Vec<u8>,
 }
 
+/// Bytes that are not copied together with others.
 #[derive(Debug)]
-enum Segment {
+enum Piece {
     Own(Vec<u8>),
-    Shared(Rc<[u8]>),
+    /// `bytes[from..]`, stored once for all who are sent it.
+    Shared {
+        bytes: Rc<[u8]>,
+        from: usize,
+    },
 }
 
-impl Segment {
+impl Piece {
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Own(bytes) => bytes,
-            Self::Shared(bytes) => bytes,
+            Self::Shared { bytes, from } => &bytes[*from..],
         }
     }
 }
@@ -309,33 +315,33 @@ impl Output {
             return false;
         }
         self.len += bytes.len();
-        let single = self.segments.len() == 1;
-        if let Some(Segment::Own(last)) = self.segments.back_mut() {
-            // A receiver that is always a little behind must not keep what it was sent for ever. Each byte moves at
-            // most once for each byte that has left.
-            if single && self.sent >= last.len() / 2 {
-                last.drain(..std::mem::take(&mut self.sent));
-            }
-            last.extend_from_slice(bytes);
-        } else if !bytes.is_empty() {
-            let mut own = std::mem::take(&mut self.spare);
-            own.extend_from_slice(bytes);
-            self.segments.push_back(Segment::Own(own));
+        if self.sent > 0 {
+            self.reclaim();
         }
+        self.own.extend_from_slice(bytes);
         true
     }
 
     /// Adds a reference to `bytes`, under the same limit. Pieces shorter than 512 bytes are copied all
     /// the same: one more piece in a send costs more than that.
     pub fn append_shared(&mut self, bytes: &Rc<[u8]>, hard: usize) -> bool {
-        if bytes.len() < SHARE_MIN_BYTES {
-            return self.append(bytes, hard);
+        self.append_tail(bytes, 0, hard)
+    }
+
+    /// Adds a reference to the bytes behind the first `from`, as [`append_shared`](Self::append_shared).
+    pub(crate) fn append_tail(&mut self, bytes: &Rc<[u8]>, from: usize, hard: usize) -> bool {
+        let len = bytes.len() - from;
+        if len < SHARE_MIN_BYTES {
+            return self.append(&bytes[from..], hard);
         }
-        if bytes.len() > hard.saturating_sub(self.len) {
+        if len > hard.saturating_sub(self.len) {
             return false;
         }
-        self.len += bytes.len();
-        self.segments.push_back(Segment::Shared(Rc::clone(bytes)));
+        self.len += len;
+        if !self.own.is_empty() {
+            self.pieces.push_back(Piece::Own(std::mem::take(&mut self.own)));
+        }
+        self.pieces.push_back(Piece::Shared { bytes: Rc::clone(bytes), from });
         true
     }
 
@@ -343,26 +349,33 @@ impl Output {
     #[inline]
     #[must_use]
     pub fn single(&self) -> Option<&[u8]> {
-        match self.segments.front() {
-            Some(front) if self.segments.len() == 1 => Some(&front.bytes()[self.sent..]),
-            _ => None,
+        if self.len == 0 {
+            None
+        } else if self.pieces.is_empty() {
+            Some(&self.own[self.sent..])
+        } else if self.pieces.len() == 1 && self.own.is_empty() {
+            Some(&self.pieces[0].bytes()[self.sent..])
+        } else {
+            None
         }
     }
 
     /// A copy of the unsent bytes.
     pub(crate) fn to_vec(&self) -> Vec<u8> {
         let mut bytes: Vec<u8> = Vec::with_capacity(self.sent + self.len);
-        self.segments.iter().for_each(|segment| bytes.extend_from_slice(segment.bytes()));
+        self.pieces.iter().for_each(|piece| bytes.extend_from_slice(piece.bytes()));
+        bytes.extend_from_slice(&self.own);
         bytes.drain(..self.sent);
         bytes
     }
 
     /// The first pieces of the unsent bytes, as many as fit into `slices`; how many those are.
     pub fn front<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let own = (!self.own.is_empty()).then_some(&*self.own);
         let mut sent = self.sent;
         let mut used = 0;
-        for (slice, segment) in slices.iter_mut().zip(&self.segments) {
-            *slice = IoSlice::new(&segment.bytes()[sent..]);
+        for (slice, bytes) in slices.iter_mut().zip(self.pieces.iter().map(Piece::bytes).chain(own)) {
+            *slice = IoSlice::new(&bytes[sent..]);
             sent = 0;
             used += 1;
         }
@@ -370,23 +383,44 @@ impl Output {
     }
 
     /// The first `count` unsent bytes (at most all) are sent.
+    #[inline]
     pub fn advance(&mut self, count: usize) {
-        let mut count = count.min(self.len);
+        let count = count.min(self.len);
         self.len -= count;
-        while let Some(front) = self.segments.front() {
-            let left = front.bytes().len() - self.sent;
-            if count < left {
-                self.sent += count;
+        self.sent += count;
+        if !self.pieces.is_empty() {
+            self.pass_over_pieces();
+        }
+        if self.len == 0 {
+            self.sent = 0;
+            self.own.clear();
+        }
+    }
+
+    /// Lets go of what is sent entirely.
+    #[inline(never)]
+    fn pass_over_pieces(&mut self) {
+        while let Some(piece) = self.pieces.front() {
+            let len = piece.bytes().len();
+            if self.sent < len {
                 return;
             }
-            count -= left;
-            self.sent = 0;
-            if let Some(Segment::Own(mut own)) = self.segments.pop_front() {
-                if own.capacity() > self.spare.capacity() && own.capacity() <= SPARE_MAX_BYTES {
-                    own.clear();
-                    self.spare = own;
-                }
-            }
+            self.sent -= len;
+            self.pieces.pop_front();
+        }
+    }
+
+    /// Bytes of memory that it holds for what comes next.
+    pub(crate) fn capacity(&self) -> usize {
+        self.own.capacity()
+    }
+
+    /// A receiver that is always a little behind must not keep what it was sent for ever. Each byte moves at most once
+    /// for each byte that has left.
+    #[cold]
+    fn reclaim(&mut self) {
+        if self.pieces.is_empty() && self.sent >= self.own.len() / 2 {
+            self.own.drain(..std::mem::take(&mut self.sent));
         }
     }
 
@@ -400,9 +434,6 @@ impl Output {
 /// some 25 ns, a reference 6; but each further piece costs its receiver some 20 ns in the system call, so short lines
 /// that leave together are better copied together.
 pub(crate) const SHARE_MIN_BYTES: usize = 512;
-
-/// Larger buffers are given back to the allocator when they are empty, so that one big answer leaves no trace.
-const SPARE_MAX_BYTES: usize = 16 * 1024;
 
 #[cfg(test)]
 mod tests;

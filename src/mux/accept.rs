@@ -13,7 +13,7 @@ use std::time::Duration;
 use mio::event::Source;
 
 use super::callback::{CloseReason, MuxCallback, Peer};
-use super::conn::Phase;
+use super::conn::{Flag, Phase};
 use super::conns::Conns;
 use super::context::Member;
 use super::server::Server;
@@ -207,13 +207,13 @@ impl<S: Server> Mux<S> {
     pub(super) fn opened(&mut self, id: ConnId) {
         let Some(conn) = self.conns.slots.at_mut(id) else { return };
         conn.phase = Phase::Open;
-        conn.fresh = false;
+        conn.clear(Flag::FRESH);
         if self.conns.limits.idle_time.is_some() {
             conn.rare().heard = Some(self.conns.now);
         }
         // What happened to it while it was being opened.
         let late = conn.rare.as_mut().is_some_and(|rare| std::mem::take(&mut rare.late));
-        let woken = conn.woken;
+        let woken = conn.is(Flag::WOKEN);
         if conn.output.is_some() {
             self.conns.lists.dirty(id, conn);
         }

@@ -32,65 +32,80 @@ pub(super) enum WriteSide {
     Shut,
 }
 
+/// Facts about a connection that are so or not, one bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Flag(u32);
+
+impl Flag {
+    /// `connection` has not been called yet.
+    pub(super) const FRESH: Self = Self(1);
+    /// An event said that there is something to read, and no read has contradicted it since.
+    pub(super) const READABLE: Self = Self(1 << 1);
+    /// The peer has ended its side, or more: short reads mean nothing, the end must be read.
+    pub(super) const ENDING: Self = Self(1 << 2);
+    /// Urgent data is queued: a short read does not mean that nothing is left.
+    pub(super) const URGENT: Self = Self(1 << 3);
+    /// An event told of an error that only the next call will name.
+    pub(super) const FAULTY: Self = Self(1 << 4);
+    /// A sweep looks at it; cleared by the next event.
+    pub(super) const SWEPT: Self = Self(1 << 5);
+    /// A read has returned the end.
+    pub(super) const EOF_SEEN: Self = Self(1 << 6);
+    /// The kernel took less than we had; an event will say when it takes more.
+    pub(super) const BLOCKED: Self = Self(1 << 7);
+    /// On the dirty list.
+    pub(super) const DIRTY: Self = Self(1 << 8);
+    /// On the ready list.
+    pub(super) const LISTED: Self = Self(1 << 9);
+    /// On the wake list.
+    pub(super) const WOKEN: Self = Self(1 << 10);
+    /// Stopped by its client.
+    pub(super) const PAUSED: Self = Self(1 << 11);
+    /// Stopped because its own output is over the soft limit.
+    pub(super) const CHOKED: Self = Self(1 << 12);
+    /// Stopped because its rate is used up, until [`Rare::throttled`].
+    pub(super) const THROTTLED: Self = Self(1 << 13);
+    /// Input is held that its client should be given again although nothing new was read.
+    pub(super) const AGAIN: Self = Self(1 << 14);
+    /// Our side stays open after the peer has ended its own.
+    pub(super) const HOLD_OPEN: Self = Self(1 << 15);
+    /// Over the hard limit of output: cut in phase 7.
+    pub(super) const OVERFULL: Self = Self(1 << 16);
+
+    pub(super) const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// One of these for each connection, so it is kept small: what few of them have is in [`Rare`].
 #[derive(Debug)]
-#[allow(
-    clippy::struct_excessive_bools,
-    reason = "independent facts about one socket, not a hidden state machine"
-)]
 pub(super) struct Conn {
+    flags: Flag,
     /// None while a name is looked up, and after phase 8.
     pub(super) stream: Option<Stream>,
     pub(super) phase: Phase,
     pub(super) write_side: WriteSide,
-    /// Unconsumed input; none when there is none.
-    pub(super) held: Option<Box<Input>>,
-    /// Unsent output; none when there is none.
-    pub(super) output: Option<Box<Output>>,
-    /// `connection` has not been called yet.
-    pub(super) fresh: bool,
-    /// An event said that there is something to read, and no read has contradicted it since.
-    pub(super) readable: bool,
-    /// The peer has ended its side, or more: short reads mean nothing, the end must be read.
-    pub(super) ending: bool,
-    /// Urgent data is queued: a short read does not mean that nothing is left.
-    pub(super) urgent: bool,
     /// The first read after an event found nothing: a later sweep looks again, so many times.
     pub(super) doubts: u8,
-    /// An event told of an error that only the next call will name.
-    pub(super) faulty: bool,
-    /// A sweep looks at it; cleared by the next event.
-    pub(super) swept: bool,
-    /// A read has returned the end.
-    pub(super) eof_seen: bool,
-    /// The kernel took less than we had; an event will say when it takes more.
-    pub(super) blocked: bool,
-    /// On the dirty list.
-    pub(super) dirty: bool,
-    /// On the ready list.
-    pub(super) listed: bool,
-    /// On the wake list.
-    pub(super) woken: bool,
-    /// Stopped by its client.
-    pub(super) paused: bool,
-    /// Stopped because its own output is over the soft limit.
-    pub(super) choked: bool,
-    /// Input is held that its client should be given again although nothing new was read.
-    pub(super) again: bool,
-    pub(super) hold_open: bool,
-    /// The last turn in which `drained` was called, the low bits.
-    pub(super) drained_turn: u32,
-    pub(super) reason: Option<CloseReason>,
+    /// The turn in which `drained` was last called, the low bits. Taken for a later one by mistake, it only makes output
+    /// wait for a turn.
+    pub(super) drained_turn: u16,
     /// The client's deadline.
     pub(super) deadline: Option<TimerId>,
     /// The mux's own: connect, idle and line, drain or linger, as the phase says.
     pub(super) guard: Option<TimerId>,
-    /// What only few connections have.
+    /// Unconsumed input; none when there is none.
+    pub(super) held: Option<Box<Input>>,
+    /// Unsent output; none when there is none.
+    pub(super) output: Option<Box<Output>>,
     pub(super) rare: Option<Box<Rare>>,
 }
 
 /// Facts that most connections never have.
 #[derive(Debug, Default)]
 pub(super) struct Rare {
+    /// Why it is closing; the first reason stands.
+    pub(super) reason: Option<CloseReason>,
     /// A denied peer, which has no client object to stand beside.
     pub(super) denied: Option<Peer>,
     /// Refused because a limit was reached; it only reads why.
@@ -121,33 +136,61 @@ pub(super) struct Rare {
 impl Conn {
     pub(super) fn new(stream: Option<Stream>, phase: Phase) -> Self {
         Self {
+            flags: Flag::FRESH,
             stream,
             phase,
             write_side: WriteSide::Open,
-            held: None,
-            output: None,
-            fresh: true,
-            readable: false,
-            ending: false,
-            urgent: false,
             doubts: 0,
-            faulty: false,
-            swept: false,
-            eof_seen: false,
-            blocked: false,
-            dirty: false,
-            listed: false,
-            woken: false,
-            paused: false,
-            choked: false,
-            again: false,
-            hold_open: false,
             drained_turn: 0,
-            reason: None,
             deadline: None,
             guard: None,
+            held: None,
+            output: None,
             rare: None,
         }
+    }
+
+    /// Whether any of these is so.
+    #[inline]
+    pub(super) fn is(&self, flags: Flag) -> bool {
+        self.flags.0 & flags.0 != 0
+    }
+
+    #[inline]
+    pub(super) fn set(&mut self, flags: Flag) {
+        self.flags.0 |= flags.0;
+    }
+
+    #[inline]
+    pub(super) fn clear(&mut self, flags: Flag) {
+        self.flags.0 &= !flags.0;
+    }
+
+    #[inline]
+    pub(super) fn set_if(&mut self, flag: Flag, on: bool) {
+        self.flags.0 |= if on { flag.0 } else { 0 };
+    }
+
+    #[inline]
+    pub(super) fn put(&mut self, flag: Flag, on: bool) {
+        self.clear(flag);
+        self.set_if(flag, on);
+    }
+
+    /// Sets it; whether it was clear before.
+    #[inline]
+    pub(super) fn raise(&mut self, flag: Flag) -> bool {
+        let before = self.is(flag);
+        self.set(flag);
+        !before
+    }
+
+    /// Clears it; whether it was set before.
+    #[inline]
+    pub(super) fn take(&mut self, flag: Flag) -> bool {
+        let before = self.is(flag);
+        self.clear(flag);
+        before
     }
 
     /// Whether a write is accepted.
@@ -159,22 +202,28 @@ impl Conn {
     /// Whether it is one of those that `all` and `broadcast` mean.
     #[inline]
     pub(super) fn in_room(&self) -> bool {
-        self.phase == Phase::Open && !self.fresh && self.write_side == WriteSide::Open
+        self.phase == Phase::Open && !self.is(Flag::FRESH) && self.write_side == WriteSide::Open
     }
 
     /// Whether its client may be given input now.
     #[inline]
     pub(super) fn takes_input(&self) -> bool {
-        self.phase == Phase::Open && !self.paused && !self.choked
+        self.phase == Phase::Open && !self.is(Flag::PAUSED.or(Flag::CHOKED).or(Flag::THROTTLED))
     }
 
     /// Whether its client's `connection` is still to come.
     pub(super) fn is_to_come(&self) -> bool {
-        self.phase == Phase::Opening || (self.phase == Phase::Open && self.fresh)
+        self.phase == Phase::Opening || (self.phase == Phase::Open && self.is(Flag::FRESH))
     }
 
     pub(super) fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
+    }
+
+    /// Keeps the first reason that it closes for.
+    pub(super) fn because(&mut self, reason: CloseReason) {
+        let reason = if self.is(Flag::OVERFULL) { CloseReason::OutputLimit } else { reason };
+        self.rare().reason.get_or_insert(reason);
     }
 
     pub(super) fn output_len(&self) -> usize {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::callback::{CloseReason, Peer};
-use super::conn::{Conn, Phase};
+use super::conn::{Conn, Flag, Phase};
 use super::conns::Conns;
 use super::handle::Resolver;
 use super::timers::TimerKey;
@@ -121,7 +121,7 @@ impl Conns {
         let Some(conn) = self.slots.at_mut(id) else { return };
         conn.stream = None;
         // What was learned of the old socket says nothing of the next.
-        (conn.readable, conn.ending, conn.urgent, conn.faulty) = (false, false, false, false);
+        conn.clear(Flag::READABLE.or(Flag::ENDING).or(Flag::URGENT).or(Flag::FAULTY));
         conn.doubts = 0;
         conn.rare().opening.get_or_insert_default().last = Some(error);
         self.try_next_address(id);

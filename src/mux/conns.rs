@@ -14,7 +14,7 @@ use mio::{Interest, Registry};
 
 use super::accept::Door;
 use super::callback::{CloseReason, Peer};
-use super::conn::{Conn, Phase, Rare, WriteSide};
+use super::conn::{Conn, Flag, Phase, Rare, WriteSide};
 use super::offload::{Job, Offload};
 use super::timers::{TimerKey, Timers};
 use crate::Error;
@@ -56,6 +56,21 @@ impl Conns {
     /// be waiting; that last closes it with [`CloseReason::OutputLimit`].
     #[inline]
     pub fn write(&mut self, id: ConnId, bytes: &[u8]) -> bool {
+        let Some(conn) = self.slots.at_mut(id) else { return false };
+        if conn.in_room() {
+            if let Some(output) = conn.output.as_deref_mut() {
+                // It is on the dirty list, or blocked; only a limit can be in the way.
+                if output.append(bytes, self.limits.output_soft_bytes) {
+                    return true;
+                }
+            }
+        }
+        self.write_first(id, bytes)
+    }
+
+    /// The first write to a connection in a turn, and every one that needs a second look.
+    #[inline(never)]
+    fn write_first(&mut self, id: ConnId, bytes: &[u8]) -> bool {
         let Some(conn) = self.slots.at_mut(id) else { return false };
         if !conn.takes_output() {
             return false;
@@ -177,7 +192,7 @@ impl Conns {
         let discarded = output.len();
         output.clear();
         self.pool.give_back(output);
-        if std::mem::take(&mut conn.blocked) {
+        if conn.take(Flag::BLOCKED) {
             self.blocked -= 1;
         }
         self.lists.dirty(id, conn);
@@ -196,34 +211,34 @@ impl Conns {
     /// Keeps our side of that connection open after the peer has ended its own, until it is closed.
     pub fn hold_open(&mut self, id: ConnId) {
         if let Some(conn) = self.slots.at_mut(id) {
-            conn.hold_open = true;
+            conn.set(Flag::HOLD_OPEN);
         }
     }
 
     /// Stops reading from that connection; the peer is slowed down by its own full buffers.
     pub fn pause_input(&mut self, id: ConnId) {
         if let Some(conn) = self.slots.at_mut(id) {
-            conn.paused = true;
+            conn.set(Flag::PAUSED);
         }
     }
 
     /// Goes on reading; input that was left unconsumed is given again first, in the next turn.
     pub fn resume_input(&mut self, id: ConnId) {
-        if let Some(conn) = self.slots.at_mut(id).filter(|conn| conn.paused) {
-            conn.paused = false;
+        if let Some(conn) = self.slots.at_mut(id).filter(|conn| conn.is(Flag::PAUSED)) {
+            conn.clear(Flag::PAUSED);
             if let Some(rare) = conn.rare.as_mut() {
                 // While we did not read, no line could end.
                 rare.line_began = rare.line_began.and(Some(self.now));
             }
-            conn.again |= conn.held.is_some();
+            conn.set_if(Flag::AGAIN, conn.held.is_some());
             self.lists.ready(id, conn);
         }
     }
 
     /// Has `wake` called for that connection, in this turn or the next.
     pub fn wake(&mut self, id: ConnId) {
-        if let Some(conn) = self.slots.at_mut(id).filter(|conn| !conn.woken) {
-            conn.woken = true;
+        if let Some(conn) = self.slots.at_mut(id).filter(|conn| !conn.is(Flag::WOKEN)) {
+            conn.set(Flag::WOKEN);
             self.lists.woken.push(id);
         }
     }
@@ -388,9 +403,9 @@ impl Conns {
             Phase::Opening => self.cut(id, reason),
             Phase::Open => {
                 conn.phase = Phase::Draining;
-                conn.reason.get_or_insert(reason);
-                conn.paused = false;
-                conn.again = false;
+                conn.because(reason);
+                conn.clear(Flag::PAUSED);
+                conn.clear(Flag::AGAIN);
                 if let Some(held) = conn.held.take() {
                     self.pool.give_back_input(held);
                 }
@@ -410,8 +425,8 @@ impl Conns {
             return;
         }
         conn.phase = Phase::Gone;
-        conn.reason.get_or_insert(reason);
-        if std::mem::take(&mut conn.blocked) {
+        conn.because(reason);
+        if conn.take(Flag::BLOCKED) {
             self.blocked -= 1;
         }
         self.timers.stop(&mut conn.deadline);
@@ -435,9 +450,9 @@ impl Conns {
     /// Reads again from a connection that its own output had choked, once half of that output is gone.
     pub(super) fn unchoke(&mut self, id: ConnId) {
         let Some(conn) = self.slots.at_mut(id) else { return };
-        if conn.choked && conn.output_len() <= self.limits.output_soft_bytes / 2 {
-            conn.choked = false;
-            conn.again |= conn.held.is_some();
+        if conn.is(Flag::CHOKED) && conn.output_len() <= self.limits.output_soft_bytes / 2 {
+            conn.clear(Flag::CHOKED);
+            conn.set_if(Flag::AGAIN, conn.held.is_some());
             self.lists.ready(id, conn);
         }
     }
@@ -515,14 +530,14 @@ pub(super) struct Lists {
 impl Lists {
     #[inline]
     pub(super) fn ready(&mut self, id: ConnId, conn: &mut Conn) {
-        if !std::mem::replace(&mut conn.listed, true) {
+        if conn.raise(Flag::LISTED) {
             self.ready.push(id);
         }
     }
 
     #[inline]
     pub(super) fn dirty(&mut self, id: ConnId, conn: &mut Conn) {
-        if !std::mem::replace(&mut conn.dirty, true) {
+        if conn.raise(Flag::DIRTY) {
             self.dirty.push(id);
         }
     }
@@ -556,7 +571,8 @@ impl Pool {
     #[inline]
     pub(super) fn give_back(&mut self, output: Box<Output>) {
         debug_assert!(output.is_empty());
-        if self.outputs.len() < POOL_MAX {
+        // One big answer leaves no trace.
+        if self.outputs.len() < POOL_MAX && output.capacity() <= POOLED_MAX_BYTES {
             self.outputs.push(output);
         }
     }
@@ -566,7 +582,7 @@ impl Pool {
     }
 
     pub(super) fn give_back_input(&mut self, mut input: Box<Input>) {
-        if self.inputs.len() < POOL_MAX && input.capacity() <= POOLED_INPUT_MAX_BYTES {
+        if self.inputs.len() < POOL_MAX && input.capacity() <= POOLED_MAX_BYTES {
             input.reset();
             self.inputs.push(input);
         }
@@ -578,16 +594,16 @@ impl Pool {
 fn written(lists: &mut Lists, limits: &Limits, id: ConnId, conn: &mut Conn, fits: bool) -> bool {
     if !fits {
         // Cut in phase 7, where the lists and timers are at hand; until then it takes nothing more.
-        conn.reason.get_or_insert(CloseReason::OutputLimit);
+        conn.set(Flag::OVERFULL);
         conn.write_side = WriteSide::Ending;
         lists.dirty(id, conn);
         return false;
     }
-    if !conn.blocked {
+    if !conn.is(Flag::BLOCKED) {
         lists.dirty(id, conn);
     }
     if conn.output_len() > limits.output_soft_bytes {
-        conn.choked = true;
+        conn.set(Flag::CHOKED);
     }
     true
 }
@@ -611,6 +627,6 @@ pub(super) const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE)
 
 /// Buffers of each kind that wait for the next connection that needs one; at most 16 KiB each.
 const POOL_MAX: usize = 1024;
-const POOLED_INPUT_MAX_BYTES: usize = 16 * 1024;
+const POOLED_MAX_BYTES: usize = 16 * 1024;
 
 pub(super) type ServerTimers = HashMap<u64, crate::wheel::TimerId>;

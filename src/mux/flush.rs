@@ -9,11 +9,13 @@ use std::io::{self, IoSlice};
 use super::Mux;
 use super::accept::suppressed;
 use super::callback::{CloseReason, MuxCallback};
-use super::conn::{Conn, Phase, WriteSide};
+use super::conn::{Conn, Flag, Phase, WriteSide};
 use super::server::{Outcome, Server};
 use super::timers::TimerKey;
+use crate::buffer::Output;
 use crate::logging::CLIENTS;
 use crate::metrics::Metrics;
+use crate::net::Stream;
 use crate::slots::ConnId;
 
 /// How one send left a connection.
@@ -53,58 +55,56 @@ impl<S: Server> Mux<S> {
         self.conns.settle_timers();
     }
 
+    #[inline(always)]
     fn flush(&mut self, id: ConnId) {
         let turn = self.turn;
         let Some(conn) = self.conns.slots.at_mut(id) else { return };
-        conn.dirty = false;
+        conn.clear(Flag::DIRTY);
         if conn.phase == Phase::Gone || conn.is_to_come() {
             return;
         }
-        if conn.phase <= Phase::Draining && matches!(conn.reason, Some(CloseReason::OutputLimit)) {
+        if conn.is(Flag::OVERFULL) && conn.phase <= Phase::Draining {
             return self.output_limit(id, "output_hard_bytes", CloseReason::OutputLimit);
         }
         if conn.drained_turn == turn && conn.output.is_some() {
-            conn.dirty = true;
+            conn.set(Flag::DIRTY);
             self.next_dirty.push(id);
             return;
         }
-        let before = self.conns.metrics.bytes_out;
-        let sent = send(conn, &mut self.conns.metrics);
-        if self.conns.metrics.bytes_out > before {
-            if conn.swept {
-                self.suspects.push(id);
-            }
-            if let Some(rare) = conn.rare.as_mut() {
-                rare.stalled = None;
-            }
-        }
+        let sent = send(conn, &mut self.suspects, id, &mut self.conns.metrics);
         match sent {
+            Sent::Emptied | Sent::Idle => {
+                if let Some(output) = conn.output.take() {
+                    self.conns.pool.give_back(output);
+                }
+                let just_now = matches!(sent, Sent::Emptied);
+                if just_now && conn.takes_output() && !conn.is(Flag::CHOKED) {
+                    conn.drained_turn = turn;
+                    self.call(id, "drained", MuxCallback::drained);
+                } else {
+                    self.emptied(id, just_now);
+                }
+            }
             Sent::Blocked => {
-                if !std::mem::replace(&mut conn.blocked, true) {
+                if conn.raise(Flag::BLOCKED) {
                     self.conns.blocked += 1;
                     self.conns.want_sweep();
                 }
                 self.conns.unchoke(id);
             }
             Sent::More => {
-                conn.dirty = true;
+                conn.set(Flag::DIRTY);
                 self.next_dirty.push(id);
                 self.conns.unchoke(id);
             }
             Sent::Failed(error) => self.io_failed(id, "send", error),
-            Sent::Emptied | Sent::Idle => {
-                if let Some(output) = conn.output.take() {
-                    self.conns.pool.give_back(output);
-                }
-                self.emptied(id, matches!(sent, Sent::Emptied));
-            }
         }
     }
 
     /// Nothing is left to send: what waited for that.
     fn emptied(&mut self, id: ConnId, just_now: bool) {
         let Some(conn) = self.conns.slots.at_mut(id) else { return };
-        if conn.choked {
+        if conn.is(Flag::CHOKED) {
             self.conns.unchoke(id);
             return self.emptied(id, just_now);
         }
@@ -114,7 +114,7 @@ impl<S: Server> Mux<S> {
                 conn.write_side = WriteSide::Shut;
                 // It fails only if the peer is gone, and the next read tells.
                 let _ = conn.stream.as_ref().map(|stream| stream.shutdown_write());
-                if conn.eof_seen {
+                if conn.is(Flag::EOF_SEEN) {
                     self.conns.close_because(id, CloseReason::Eof);
                 }
             }
@@ -133,13 +133,13 @@ impl<S: Server> Mux<S> {
         let Some(conn) = self.conns.slots.at_mut(id) else { return };
         let socket = conn.stream.as_ref().is_some_and(|stream| stream.is_socket());
         let shut = conn.stream.as_ref().map(|stream| stream.shutdown_write());
-        if conn.eof_seen || !socket || wait.is_zero() || !matches!(shut, Some(Ok(()))) {
+        if conn.is(Flag::EOF_SEEN) || !socket || wait.is_zero() || !matches!(shut, Some(Ok(()))) {
             return self.conns.cut(id, CloseReason::Asked);
         }
         conn.phase = Phase::Lingering;
         conn.rare().linger_until = Some(until);
         self.conns.timers.wish(TimerKey::Guard(id), Some(wait));
-        if conn.readable {
+        if conn.is(Flag::READABLE) {
             self.conns.lists.ready(id, conn);
         }
     }
@@ -155,7 +155,6 @@ impl<S: Server> Mux<S> {
     /// Phase 8 for one connection: the socket goes, then `close` is called, then the slot is free.
     pub(super) fn reap(&mut self, id: ConnId) {
         let Some(conn) = self.conns.slots.at_mut(id) else { return };
-        let reason = conn.reason.take().unwrap_or(CloseReason::Asked);
         let rare = conn.rare.take();
         if let Some(mut stream) = conn.stream.take() {
             if !stream.is_exclusive() {
@@ -165,6 +164,7 @@ impl<S: Server> Mux<S> {
         }
         self.conns.metrics.closed += 1;
         let rare = rare.map(|rare| *rare).unwrap_or_default();
+        let reason = rare.reason.unwrap_or(CloseReason::Asked);
         if rare.refused {
             self.conns.refused -= 1;
         }
@@ -212,23 +212,23 @@ impl<S: Server> Mux<S> {
         let (now, limit) = (conns.now, conns.limits.output_stall_time);
         let mut stalled = Vec::new();
         for (id, conn) in conns.slots.iter_mut() {
-            if conn.blocked && conn.choked {
+            if conn.is(Flag::BLOCKED) && conn.is(Flag::CHOKED) {
                 let since = *conn.rare().stalled.get_or_insert(now);
                 if limit.is_some_and(|limit| now >= since + limit) {
                     stalled.push(id);
                     continue;
                 }
             }
-            if conn.blocked {
+            if conn.is(Flag::BLOCKED) {
                 // A little room brings no event and is no lost edge; what a poll would tell of should have brought one.
-                conn.swept = conn.stream.as_ref().is_some_and(crate::sys::is_writable);
-                conn.blocked = false;
+                conn.put(Flag::SWEPT, conn.stream.as_ref().is_some_and(crate::sys::is_writable));
+                conn.clear(Flag::BLOCKED);
                 conns.blocked -= 1;
                 conns.lists.dirty(id, conn);
             }
             if conn.doubts > 0 {
                 conn.doubts -= 1;
-                (conn.readable, conn.swept) = (true, true);
+                conn.set(Flag::READABLE.or(Flag::SWEPT));
                 conns.lists.ready(id, conn);
                 doubts |= conn.doubts > 0;
             }
@@ -242,34 +242,36 @@ impl<S: Server> Mux<S> {
     }
 }
 
-fn send(conn: &mut Conn, metrics: &mut Metrics) -> Sent {
+#[inline(always)]
+fn send(conn: &mut Conn, suspects: &mut Vec<ConnId>, id: ConnId, metrics: &mut Metrics) -> Sent {
+    let blocked = conn.is(Flag::BLOCKED);
     let (Some(output), Some(stream)) = (conn.output.as_deref_mut(), conn.stream.as_mut()) else {
         return Sent::Idle;
     };
-    if output.is_empty() {
-        return Sent::Idle;
-    }
-    if conn.blocked {
-        return Sent::Blocked;
-    }
     let (offered, taken) = match output.single() {
+        None if output.is_empty() => return Sent::Idle,
+        _ if blocked => return Sent::Blocked,
         Some(bytes) => (bytes.len(), stream.write(bytes)),
-        None => {
-            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let used = output.front(&mut slices);
-            let slices = &slices[..used];
-            (slices.iter().map(|slice| slice.len()).sum(), stream.write_vectored(slices))
-        }
+        None => write_pieces(output, stream),
     };
     metrics.send_calls += 1;
     match taken {
         Ok(taken) => {
             metrics.bytes_out += taken as u64;
             output.advance(taken);
-            match output.is_empty() {
-                true => Sent::Emptied,
-                false if taken < offered => Sent::Blocked,
-                false => Sent::More,
+            let left = !output.is_empty();
+            if taken > 0 {
+                if conn.is(Flag::SWEPT) {
+                    suspects.push(id);
+                }
+                if let Some(rare) = conn.rare.as_mut() {
+                    rare.stalled = None;
+                }
+            }
+            match left {
+                false => Sent::Emptied,
+                true if taken < offered => Sent::Blocked,
+                true => Sent::More,
             }
         }
         Err(error) => {
@@ -281,6 +283,15 @@ fn send(conn: &mut Conn, metrics: &mut Metrics) -> Sent {
             }
         }
     }
+}
+
+/// How much was offered, and what became of it.
+#[cold]
+fn write_pieces(output: &Output, stream: &mut Stream) -> (usize, io::Result<usize>) {
+    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+    let used = output.front(&mut slices);
+    let slices = &slices[..used];
+    (slices.iter().map(|slice| slice.len()).sum(), stream.write_vectored(slices))
 }
 
 /// Pieces of output that one send offers.

@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use super::callback::{CloseReason, Saved};
-use super::conn::{Conn, Phase, WriteSide};
+use super::conn::{Conn, Flag, Phase, WriteSide};
 use super::offload::Tell;
 use super::saved_conn::{Clock, Role, SavedConn};
 use super::server::{Closing, Server};
@@ -194,7 +194,7 @@ impl<S: Server> Mux<S> {
     fn let_go(&mut self, id: ConnId) -> bool {
         let Some(peer) = self.clients.split(id).map(|(member, _)| member.peer.clone()) else { return false };
         let Some(conn) = self.conns.slots.at_mut(id) else { return false };
-        let reason = conn.reason.take().unwrap_or(CloseReason::Asked);
+        let reason = conn.rare.as_mut().and_then(|rare| rare.reason.take()).unwrap_or(CloseReason::Asked);
         self.farewell(id, &reason);
         if peer.serial > 0 {
             self.census.enter(&self.conns.limits, &peer.addr);
@@ -460,7 +460,7 @@ impl<S: Server> Mux<S> {
         let mut open = Vec::new();
         for (id, conn) in conns.slots.iter_mut() {
             if conn.phase == Phase::Open {
-                if idle && !conn.eof_seen {
+                if idle && !conn.is(Flag::EOF_SEEN) {
                     conn.rare().heard.get_or_insert(now);
                 }
                 if line && conn.held.is_some() {
@@ -478,10 +478,10 @@ impl<S: Server> Mux<S> {
             {
                 conns.lists.dirty(id, conn);
             }
-            if conn.fresh || conn.again {
+            if conn.is(Flag::FRESH) || conn.is(Flag::AGAIN) {
                 conns.lists.ready(id, conn);
             }
-            if conn.woken {
+            if conn.is(Flag::WOKEN) {
                 conns.lists.woken.push(id);
             }
         }

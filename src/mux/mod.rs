@@ -43,7 +43,7 @@ pub(crate) use handover::{LoopReader, LoopState, Woke};
 pub use server::{Closing, Outcome, Server};
 
 use accept::{Census, Door, Quiets, RegisterDoor, suppressed};
-use conn::Phase;
+use conn::{Flag, Phase};
 use context::Member;
 use handle::Ask;
 
@@ -114,7 +114,8 @@ pub struct Mux<S: Server> {
     suspects: Vec<ConnId>,
     census: Census,
     quiet: Quiets,
-    turn: u32,
+    /// The turn, the low bits; never 0.
+    turn: u16,
     /// When the next wait begins: the end of the last turn.
     rested: Instant,
     /// Callbacks of this turn, and the last one, for the complaint about a slow turn.
@@ -376,7 +377,7 @@ impl<S: Server> Mux<S> {
         self.crowded = if count >= EVENTS && self.crowded < CROWDED_MAX { self.crowded + 1 } else { 0 };
         for id in self.suspects.drain(..) {
             if let Some(conn) = self.conns.slots.at_mut(id) {
-                self.conns.metrics.lost_edges += u64::from(std::mem::take(&mut conn.swept));
+                self.conns.metrics.lost_edges += u64::from(conn.take(Flag::SWEPT));
             }
         }
     }
@@ -434,6 +435,7 @@ impl<S: Server> Mux<S> {
     }
 
     /// Calls one callback of a connection's client, and contains what it does wrong.
+    #[inline(always)]
     fn call(
         &mut self,
         id: ConnId,
@@ -450,6 +452,13 @@ impl<S: Server> Mux<S> {
         if !self.added.is_empty() {
             self.take_in_added();
         }
+        if !matches!(answer, Ok(Ok(()))) {
+            self.call_failed(id, name, answer);
+        }
+    }
+
+    #[cold]
+    fn call_failed(&mut self, id: ConnId, name: &'static str, answer: std::thread::Result<io::Result<()>>) {
         match answer {
             Ok(Ok(())) => {}
             Ok(Err(error)) => self.callback_failed(id, name, error),
@@ -542,15 +551,16 @@ impl<S: Server> fmt::Debug for Mux<S> {
 }
 
 /// Notes what an event says about a connection.
+#[inline(always)]
 fn mark(conns: &mut Conns, id: ConnId, event: &Event) {
     let Some(conn) = conns.slots.at_mut(id) else { return };
-    conn.swept = false;
-    conn.faulty |= event.is_error();
+    conn.clear(Flag::SWEPT);
+    conn.set_if(Flag::FAULTY, event.is_error());
     let ended = event.is_read_closed() || event.is_error();
     if event.is_readable() || ended {
-        conn.readable = true;
-        conn.ending |= ended;
-        conn.urgent |= is_urgent(event);
+        conn.set(Flag::READABLE);
+        conn.set_if(Flag::ENDING, ended);
+        conn.set_if(Flag::URGENT, is_urgent(event));
         conn.doubts = DOUBTS;
         conns.lists.ready(id, conn);
     }
@@ -558,7 +568,7 @@ fn mark(conns: &mut Conns, id: ConnId, event: &Event) {
         if conn.phase == Phase::Opening {
             conns.lists.ready(id, conn);
         }
-        if std::mem::take(&mut conn.blocked) {
+        if conn.take(Flag::BLOCKED) {
             conns.blocked -= 1;
             conns.lists.dirty(id, conn);
         }
@@ -575,8 +585,10 @@ fn is_urgent(_: &Event) -> bool {
     false
 }
 
-/// No time so long that adding it to the clock could overflow.
+/// No budget that makes no progress, and no time so long that adding it to the clock could overflow.
 fn bounded(mut limits: Limits) -> Limits {
+    limits.bytes_per_turn = limits.bytes_per_turn.max(BYTES_MIN);
+    limits.lines_per_turn = limits.lines_per_turn.max(1);
     let whole = [
         &mut limits.drain_time,
         &mut limits.linger_time,
@@ -625,6 +637,8 @@ const EVENTS: usize = 1024;
 const RESERVE: usize = 32;
 /// Turns in a row that deadlines wait for events; 64 × 1024 connections have been seen then.
 const CROWDED_MAX: u8 = 64;
+/// What one turn reads from a connection, at least.
+const BYTES_MIN: usize = 1024;
 /// Ten years.
 const TIME_MAX: Duration = Duration::from_secs(10 * 366 * 86_400);
 /// How often a sweep looks again after an event that was followed by nothing.

@@ -11,12 +11,32 @@ use std::time::Duration;
 
 use super::Mux;
 use super::callback::{CloseReason, MuxCallback};
-use super::conn::{Conn, Phase, Rare, WriteSide};
+use super::conn::{Conn, Flag, Phase, WriteSide};
 use super::server::Server;
 use super::timers::TimerKey;
 use crate::buffer::Input;
 use crate::logging::CLIENTS;
 use crate::slots::ConnId;
+
+/// How a call of `input` left the input.
+struct Left {
+    /// Lines taken.
+    used: u32,
+    /// More may be here than the turn, or the rate, allowed.
+    stopped: bool,
+    /// The connection has a rate.
+    rated: bool,
+    overlong: bool,
+    /// Bytes.
+    unread: usize,
+}
+
+impl Left {
+    fn of(input: &Input, used: u32, rated: bool) -> Self {
+        let stopped = input.stopped_by_budget();
+        Self { used, stopped, rated, overlong: input.overlong(), unread: input.len() }
+    }
+}
 
 /// What one read gave.
 enum Read {
@@ -29,31 +49,34 @@ enum Read {
 impl<S: Server> Mux<S> {
     pub(super) fn read(&mut self) {
         let mut ready = std::mem::replace(&mut self.conns.lists.ready, std::mem::take(&mut self.spare_list));
+        let mut scratch = std::mem::take(&mut self.scratch);
         for id in ready.drain(..) {
-            self.serve(id);
+            self.serve(id, &mut scratch);
         }
+        self.scratch = scratch;
         self.spare_list = ready;
         self.conns.settle_timers();
     }
 
-    fn serve(&mut self, id: ConnId) {
+    #[inline(always)]
+    fn serve(&mut self, id: ConnId, scratch: &mut Input) {
         let Some(conn) = self.conns.slots.at_mut(id) else { return };
-        conn.listed = false;
+        conn.clear(Flag::LISTED);
         match conn.phase {
-            Phase::Opening => self.see_connected(id),
+            Phase::Opening => self.see_connected(id, scratch),
             Phase::Open => {
-                if conn.fresh {
+                if conn.is(Flag::FRESH) {
                     self.opened(id);
                 }
-                self.read_open(id);
+                self.read_open(id, scratch);
             }
-            Phase::Lingering => self.discard(id),
+            Phase::Lingering => self.discard(id, scratch),
             Phase::Draining | Phase::Gone => {}
         }
     }
 
     /// An outgoing connection has had an event.
-    fn see_connected(&mut self, id: ConnId) {
+    fn see_connected(&mut self, id: ConnId, scratch: &mut Input) {
         let Some(stream) = self.conns.slots.at_mut(id).and_then(|conn| conn.stream.as_ref()) else { return };
         match stream.connected() {
             Ok(false) => {}
@@ -69,7 +92,7 @@ impl<S: Server> Mux<S> {
                 self.opened(id);
                 match self.conns.slots.at_mut(id) {
                     Some(conn) if self.resting => self.conns.lists.ready(id, conn),
-                    _ => self.read_open(id),
+                    _ => self.read_open(id, scratch),
                 }
             }
             Err(error) => self.conns.connect_attempt_failed(id, error),
@@ -80,57 +103,58 @@ impl<S: Server> Mux<S> {
     /// which come to be open, or not.
     pub(super) fn see_outgoing(&mut self) {
         let mut ready = std::mem::replace(&mut self.conns.lists.ready, std::mem::take(&mut self.spare_list));
+        let mut scratch = std::mem::take(&mut self.scratch);
         for id in ready.drain(..) {
             let Some(conn) = self.conns.slots.at_mut(id) else { continue };
             if conn.phase == Phase::Opening {
-                conn.listed = false;
-                self.see_connected(id);
+                conn.clear(Flag::LISTED);
+                self.see_connected(id, &mut scratch);
             } else {
                 self.conns.lists.ready.push(id);
             }
         }
+        self.scratch = scratch;
         self.spare_list = ready;
         self.conns.settle_timers();
     }
 
-    fn read_open(&mut self, id: ConnId) {
-        let limits = &self.conns.limits;
-        let mut bytes = limits.bytes_per_turn.max(BYTES_MIN);
-        let mut lines = limits.lines_per_turn.max(1);
+    #[inline(always)]
+    fn read_open(&mut self, id: ConnId, scratch: &mut Input) {
+        let mut bytes = self.conns.limits.bytes_per_turn;
+        let mut lines = self.conns.limits.lines_per_turn;
         loop {
             let Some(conn) = self.conns.slots.at_mut(id) else { return };
-            if !conn.takes_input() || conn.rare.as_ref().is_some_and(|rare| rare.throttled.is_some()) {
+            if !conn.takes_input() {
                 return self.see_fault(id);
             }
-            if lines == 0 && conn.again {
-                return self.conns.lists.ready(id, conn);
-            }
-            if std::mem::take(&mut conn.again) {
-                if let Some(held) = conn.held.take() {
-                    self.give(id, Some(held), &mut lines);
-                    continue;
-                }
-            }
-            if !conn.readable {
+            if !conn.is(Flag::AGAIN.or(Flag::READABLE)) {
                 return;
             }
             if bytes == 0 || lines == 0 {
                 return self.conns.lists.ready(id, conn);
             }
-            match receive(conn, &mut self.scratch, bytes, &mut self.conns.metrics) {
+            if conn.take(Flag::AGAIN) {
+                if let Some(held) = conn.held.take() {
+                    self.give_held(id, held, &mut lines);
+                }
+                continue;
+            }
+            match receive(conn, scratch, bytes, &mut self.conns.metrics) {
                 Read::Bytes(count) => {
                     bytes -= count;
-                    if conn.swept {
+                    if conn.is(Flag::SWEPT) {
                         self.suspects.push(id);
                     }
-                    let held = conn.held.take().map(|mut held| {
-                        held.append(self.scratch.bytes());
-                        held
-                    });
                     if self.conns.limits.idle_time.is_some() {
                         conn.rare().heard = Some(self.conns.now);
                     }
-                    self.give(id, held, &mut lines);
+                    match conn.held.take() {
+                        Some(mut held) => {
+                            held.append(scratch.bytes());
+                            self.give_held(id, held, &mut lines);
+                        }
+                        None => self.give(id, scratch, &mut lines),
+                    }
                 }
                 Read::Nothing => {
                     if conn.doubts > 0 {
@@ -138,7 +162,7 @@ impl<S: Server> Mux<S> {
                     }
                     return;
                 }
-                Read::End => return self.end_of_input(id),
+                Read::End => return self.end_of_input(id, scratch),
                 Read::Failed(error) => return self.io_failed(id, "recv", error),
             }
         }
@@ -147,70 +171,80 @@ impl<S: Server> Mux<S> {
     /// A connection that is not read now may have failed all the same.
     fn see_fault(&mut self, id: ConnId) {
         let Some(conn) = self.conns.slots.at_mut(id).filter(|conn| conn.phase == Phase::Open) else { return };
-        if std::mem::take(&mut conn.faulty) {
+        if conn.take(Flag::FAULTY) {
             if let Some(error) = conn.stream.as_ref().and_then(|stream| stream.take_error()) {
                 self.io_failed(id, "recv", error);
             }
         }
     }
 
-    /// Gives input to its client: what was just read into the shared buffer, or what the connection holds.
-    fn give(&mut self, id: ConnId, held: Option<Box<Input>>, lines: &mut u32) {
+    /// Gives what was just read to the client. Nearly always it takes everything, and nothing is to be kept.
+    #[inline(always)]
+    fn give(&mut self, id: ConnId, scratch: &mut Input, lines: &mut u32) {
         let rated = self.allowance(id, *lines);
-        let given = rated.unwrap_or(*lines);
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let mut held = held;
-        let input = held.as_deref_mut().unwrap_or(&mut scratch);
+        let used = self.call_input(id, scratch, rated.unwrap_or(*lines));
+        *lines -= used;
+        if scratch.is_idle() && rated.is_none() && self.conns.limits.line_time.is_none() {
+            return;
+        }
+        let left = Left::of(scratch, used, rated.is_some());
+        let open = self.conns.slots.at_mut(id).filter(|conn| conn.phase == Phase::Open);
+        if let Some(conn) = open.filter(|_| !scratch.is_idle()) {
+            let mut held = self.conns.pool.take_input();
+            scratch.hand_over(&mut held);
+            conn.held = Some(held);
+        }
+        scratch.reset();
+        self.after_input(id, &left);
+    }
+
+    /// Gives what the connection holds to its client.
+    fn give_held(&mut self, id: ConnId, mut held: Box<Input>, lines: &mut u32) {
+        let rated = self.allowance(id, *lines);
+        let used = self.call_input(id, &mut held, rated.unwrap_or(*lines));
+        *lines -= used;
+        let left = Left::of(&held, used, rated.is_some());
+        match self.conns.slots.at_mut(id).filter(|conn| conn.phase == Phase::Open && !held.is_idle()) {
+            Some(conn) => conn.held = Some(held),
+            None => self.conns.pool.give_back_input(held),
+        }
+        self.after_input(id, &left);
+    }
+
+    /// How many of the `given` lines the client has taken.
+    #[inline(always)]
+    fn call_input(&mut self, id: ConnId, input: &mut Input, given: u32) -> u32 {
         input.start_turn(given);
         self.call(id, "input", |client, ctx| client.input(ctx, input));
         let used = given - input.lines_left();
-        *lines -= used;
         self.conns.metrics.lines += u64::from(used);
         self.conns.metrics.long_lines += u64::from(input.take_skipped());
-        let (overlong, unread, stopped) = (input.overlong(), input.len(), input.stopped_by_budget());
-        self.keep(id, &mut scratch, held);
-        self.scratch = scratch;
-        if overlong {
-            self.conns.metrics.long_lines += 1;
-            self.over_limit(id, "line_max_bytes", LINE_TOO_LONG, CloseReason::LineTooLong);
-        } else if unread > self.conns.limits.input_max_bytes {
-            self.over_limit(id, "input_max_bytes", INPUT_TOO_LONG, CloseReason::InputLimit);
-        } else {
-            self.after_lines(id, used, stopped, rated.is_some());
-        }
+        used
     }
 
-    /// Keeps what the client left, in a buffer of the connection; gives an empty buffer back.
-    fn keep(&mut self, id: ConnId, scratch: &mut Input, held: Option<Box<Input>>) {
-        let conns = &mut self.conns;
-        let open = conns.slots.at_mut(id).filter(|conn| conn.phase == Phase::Open);
-        match (open, held) {
-            (Some(conn), Some(held)) if !held.is_idle() => conn.held = Some(held),
-            (Some(conn), None) if !scratch.is_idle() => {
-                let mut kept = conns.pool.take_input();
-                scratch.hand_over(&mut kept);
-                conn.held = Some(kept);
-            }
-            (_, Some(held)) => conns.pool.give_back_input(held),
-            (_, None) => {}
+    fn after_input(&mut self, id: ConnId, left: &Left) {
+        if left.overlong {
+            self.conns.metrics.long_lines += 1;
+            self.over_limit(id, "line_max_bytes", LINE_TOO_LONG, CloseReason::LineTooLong);
+        } else if left.unread > self.conns.limits.input_max_bytes {
+            self.over_limit(id, "input_max_bytes", INPUT_TOO_LONG, CloseReason::InputLimit);
+        } else {
+            self.after_lines(id, left);
         }
-        scratch.reset();
     }
 
     /// What follows a call of `input`: more lines in the next turn, the deadline of an unfinished line.
-    fn after_lines(&mut self, id: ConnId, used: u32, stopped: bool, rated: bool) {
+    fn after_lines(&mut self, id: ConnId, left: &Left) {
+        let &Left { used, stopped, rated, .. } = left;
         let (now, line_time) = (self.conns.now, self.conns.limits.line_time);
         let Some(conn) = self.conns.slots.at_mut(id).filter(|conn| conn.phase == Phase::Open) else { return };
         let mut guard = false;
         if rated {
-            guard = self
-                .conns
-                .limits
-                .lines_per_second
-                .is_some_and(|rate| throttle(conn.rare(), rate, used, stopped));
+            guard =
+                self.conns.limits.lines_per_second.is_some_and(|rate| throttle(conn, rate, used, stopped));
         }
         if stopped && !guard {
-            conn.again = true;
+            conn.set(Flag::AGAIN);
             self.conns.lists.ready(id, conn);
         }
         if line_time.is_some() {
@@ -229,8 +263,14 @@ impl<S: Server> Mux<S> {
     }
 
     /// How many lines the connection's rate allows now, if it has a rate.
+    #[inline]
     fn allowance(&mut self, id: ConnId, lines: u32) -> Option<u32> {
         let rate = self.conns.limits.lines_per_second?;
+        self.allowed_by(rate, id, lines)
+    }
+
+    #[inline(never)]
+    fn allowed_by(&mut self, rate: u32, id: ConnId, lines: u32) -> Option<u32> {
         let (now, burst) = (self.conns.now, f64::from(self.conns.limits.lines_burst.max(1)));
         let (tokens, counted) = self.conns.slots.at_mut(id)?.rare().allowance.get_or_insert((burst, now));
         let passed = now.saturating_duration_since(*counted).as_secs_f64();
@@ -245,18 +285,16 @@ impl<S: Server> Mux<S> {
         Some(whole.min(lines))
     }
 
-    fn end_of_input(&mut self, id: ConnId) {
+    fn end_of_input(&mut self, id: ConnId, scratch: &mut Input) {
         let Some(conn) = self.conns.slots.at_mut(id) else { return };
-        if std::mem::replace(&mut conn.eof_seen, true) {
+        if !conn.raise(Flag::EOF_SEEN) {
             return;
         }
         let mut held = conn.held.take();
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let input = held.as_deref_mut().unwrap_or(&mut scratch);
+        let input = held.as_deref_mut().unwrap_or(scratch);
         input.start_turn(u32::MAX);
         self.call(id, "eof", |client, ctx| client.eof(ctx, input));
         scratch.reset();
-        self.scratch = scratch;
         if let Some(held) = held {
             self.conns.pool.give_back_input(held);
         }
@@ -265,27 +303,27 @@ impl<S: Server> Mux<S> {
                 // The peer cannot speak any more: its silence is no fault.
                 (rare.heard, rare.line_began) = (None, None);
             }
-            if !conn.hold_open || conn.write_side != WriteSide::Open {
+            if !conn.is(Flag::HOLD_OPEN) || conn.write_side != WriteSide::Open {
                 self.conns.close_because(id, CloseReason::Eof);
             }
         }
     }
 
     /// Reads and throws away, so that our last bytes are not destroyed by a reset.
-    fn discard(&mut self, id: ConnId) {
+    fn discard(&mut self, id: ConnId, scratch: &mut Input) {
         let (now, limits) = (self.conns.now, &self.conns.limits);
-        let mut bytes = limits.bytes_per_turn.max(BYTES_MIN);
+        let mut bytes = limits.bytes_per_turn;
         loop {
             let Some(conn) = self.conns.slots.at_mut(id).filter(|conn| conn.phase == Phase::Lingering) else {
                 return;
             };
-            if !conn.readable {
+            if !conn.is(Flag::READABLE) {
                 return;
             }
             if bytes == 0 {
                 return self.conns.lists.ready(id, conn);
             }
-            match receive(conn, &mut self.scratch, bytes, &mut self.conns.metrics) {
+            match receive(conn, scratch, bytes, &mut self.conns.metrics) {
                 Read::Bytes(count) => {
                     bytes -= count;
                     let rare = conn.rare();
@@ -315,6 +353,7 @@ impl<S: Server> Mux<S> {
 }
 
 /// One receive into the shared buffer, and what it says about the next.
+#[inline(always)]
 fn receive(
     conn: &mut Conn,
     scratch: &mut Input,
@@ -322,47 +361,48 @@ fn receive(
     metrics: &mut crate::metrics::Metrics,
 ) -> Read {
     let Some(stream) = conn.stream.as_mut() else {
-        conn.readable = false;
+        conn.clear(Flag::READABLE);
         return Read::Nothing;
     };
     // A terminal gives one line at a time, a datagram socket one datagram: there a short read says nothing.
-    let (exclusive, socket) = (stream.is_exclusive(), stream.is_socket());
+    let exclusive = stream.is_exclusive();
     let storage = scratch.storage(bytes);
     let offered = storage.len();
     metrics.recv_calls += 1;
     match stream.read(storage) {
         Ok(0) => {
-            conn.readable = false;
+            conn.clear(Flag::READABLE);
             Read::End
         }
         Ok(count) => {
             scratch.filled(count);
             metrics.bytes_in += count as u64;
-            if count < offered && !conn.ending && !conn.urgent && exclusive {
-                conn.readable = false;
+            if count < offered && !conn.is(Flag::ENDING.or(Flag::URGENT)) && exclusive {
+                conn.clear(Flag::READABLE);
             }
             conn.doubts = 0;
             Read::Bytes(count)
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             metrics.recv_empty += 1;
-            (conn.readable, conn.urgent) = (false, false);
+            conn.clear(Flag::READABLE.or(Flag::URGENT));
             Read::Nothing
         }
         // The event was about the other end of a pipe that we only write to: its reader has gone.
-        Err(error) if !socket && error.raw_os_error() == Some(libc::EBADF) => {
-            conn.readable = false;
+        Err(error) if !stream.is_socket() && error.raw_os_error() == Some(libc::EBADF) => {
+            conn.clear(Flag::READABLE);
             Read::Failed(io::ErrorKind::BrokenPipe.into())
         }
         Err(error) => {
-            conn.readable = false;
+            conn.clear(Flag::READABLE);
             Read::Failed(error)
         }
     }
 }
 
 /// Pays for the lines taken; true if the next has to wait.
-fn throttle(rare: &mut Rare, rate: u32, used: u32, stopped: bool) -> bool {
+fn throttle(conn: &mut Conn, rate: u32, used: u32, stopped: bool) -> bool {
+    let rare = conn.rare();
     let Some((tokens, counted)) = rare.allowance.as_mut() else { return false };
     *tokens -= f64::from(used);
     if !stopped || *tokens >= 1.0 {
@@ -370,10 +410,9 @@ fn throttle(rare: &mut Rare, rate: u32, used: u32, stopped: bool) -> bool {
     }
     let wait = Duration::from_secs_f64(((1.0 - *tokens) / f64::from(rate.max(1))).max(0.001));
     rare.throttled = Some(*counted + wait);
+    conn.set(Flag::THROTTLED);
     true
 }
 
-/// What the shared buffer can hold at least.
-const BYTES_MIN: usize = 1024;
 const LINE_TOO_LONG: &[u8] = b"Line too long.\r\n";
 const INPUT_TOO_LONG: &[u8] = b"Too much at once.\r\n";

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::callback::Peer;
-use super::conn::{Conn, Phase, Rare, WriteSide};
+use super::conn::{Conn, Flag, Phase, Rare, WriteSide};
 use super::timers::Timers;
 use crate::buffer::{Input, Output};
 use crate::config::Limits;
@@ -228,14 +228,14 @@ impl<'a> SavedConn<'a> {
         let mut conn = Conn::new(Some(stream), self.phase);
         conn.write_side = self.write_side;
         let flag = |flag: u32| self.flags & flag != 0;
-        conn.fresh = flag(FRESH);
-        conn.ending = flag(ENDING);
-        conn.eof_seen = flag(EOF_SEEN);
-        conn.woken = flag(WOKEN);
-        conn.paused = flag(PAUSED);
-        conn.choked = flag(CHOKED);
-        conn.again = flag(AGAIN);
-        conn.hold_open = flag(HOLD_OPEN);
+        conn.put(Flag::FRESH, flag(FRESH));
+        conn.put(Flag::ENDING, flag(ENDING));
+        conn.put(Flag::EOF_SEEN, flag(EOF_SEEN));
+        conn.put(Flag::WOKEN, flag(WOKEN));
+        conn.put(Flag::PAUSED, flag(PAUSED));
+        conn.put(Flag::CHOKED, flag(CHOKED));
+        conn.put(Flag::AGAIN, flag(AGAIN));
+        conn.put(Flag::HOLD_OPEN, flag(HOLD_OPEN));
         if let Some((bytes, marks, skipped)) = self.input {
             let mut held = Box::new(Input::new(limits.line_max_bytes, limits.long_line));
             held.append(bytes);
@@ -265,6 +265,7 @@ impl<'a> SavedConn<'a> {
             ..Rare::default()
         };
         if has_rare {
+            conn.put(Flag::THROTTLED, rare.throttled.is_some());
             conn.rare = Some(Box::new(rare));
         }
         Ok(conn)
@@ -274,14 +275,14 @@ impl<'a> SavedConn<'a> {
 fn flags(conn: &Conn) -> u32 {
     let late = conn.rare.as_ref().is_some_and(|rare| rare.late);
     [
-        (conn.fresh, FRESH),
-        (conn.ending, ENDING),
-        (conn.eof_seen, EOF_SEEN),
-        (conn.woken, WOKEN),
-        (conn.paused, PAUSED),
-        (conn.choked, CHOKED),
-        (conn.again, AGAIN),
-        (conn.hold_open, HOLD_OPEN),
+        (conn.is(Flag::FRESH), FRESH),
+        (conn.is(Flag::ENDING), ENDING),
+        (conn.is(Flag::EOF_SEEN), EOF_SEEN),
+        (conn.is(Flag::WOKEN), WOKEN),
+        (conn.is(Flag::PAUSED), PAUSED),
+        (conn.is(Flag::CHOKED), CHOKED),
+        (conn.is(Flag::AGAIN), AGAIN),
+        (conn.is(Flag::HOLD_OPEN), HOLD_OPEN),
         (late, LATE),
     ]
     .into_iter()

@@ -2,7 +2,7 @@
 
 use super::Mux;
 use super::callback::{CloseReason, MuxCallback};
-use super::conn::{Conn, Phase};
+use super::conn::{Conn, Flag, Phase};
 use super::handle::Ask;
 use super::server::Server;
 use super::timers::TimerKey;
@@ -25,8 +25,8 @@ impl<S: Server> Mux<S> {
             for id in woken.drain(..) {
                 let Some(conn) = self.conns.slots.at_mut(id) else { continue };
                 // One that is not open yet keeps it in mind.
-                conn.woken = conn.is_to_come();
-                if !conn.woken {
+                conn.put(Flag::WOKEN, conn.is_to_come());
+                if !conn.is(Flag::WOKEN) {
                     self.call_open(id, "wake", MuxCallback::wake);
                 }
             }
@@ -107,7 +107,7 @@ impl<S: Server> Mux<S> {
         name: &'static str,
         callback: impl FnOnce(&mut S::Client, &mut super::Context<'_, S>) -> std::io::Result<()>,
     ) {
-        let served = |conn: &Conn| conn.phase == Phase::Open && !conn.fresh;
+        let served = |conn: &Conn| conn.phase == Phase::Open && !conn.is(Flag::FRESH);
         if self.conns.slots.at(id).is_some_and(served) {
             self.call(id, name, callback);
         } else {

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::callback::CloseReason;
-use super::conn::{Conn, Phase};
+use super::conn::{Conn, Flag, Phase};
 use super::conns::{Conns, ServerTimers};
 use crate::slots::ConnId;
 use crate::wheel::{TimerId, Wheel};
@@ -204,7 +204,8 @@ impl Conns {
         let Some(conn) = self.slots.at_mut(id) else { return };
         if conn.rare().throttled.is_some_and(|until| until <= now) {
             conn.rare().throttled = None;
-            conn.again = true;
+            conn.clear(Flag::THROTTLED);
+            conn.set(Flag::AGAIN);
             self.lists.ready(id, conn);
         }
         // What is here but not read yet is no silence: the turn's budget held it back, not the peer.
@@ -227,8 +228,7 @@ impl Conns {
 
 /// A choked connection with nothing to read is silent: it is the peer that does not take its answers.
 fn waits_for_us(conn: &Conn) -> bool {
-    let throttled = conn.rare.as_ref().is_some_and(|rare| rare.throttled.is_some());
-    conn.readable || conn.again || conn.paused || throttled
+    conn.is(Flag::READABLE.or(Flag::AGAIN).or(Flag::PAUSED).or(Flag::THROTTLED))
 }
 
 fn due(since: Option<Instant>, limit: Option<Duration>, now: Instant) -> bool {

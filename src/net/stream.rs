@@ -187,7 +187,7 @@ impl Stream {
     /// # Errors
     /// `WouldBlock` when nothing is there; everything else ends the connection. A terminal or pseudo-terminal whose
     /// other side has closed says so with `EIO`.
-    #[inline]
+    #[inline(always)]
     pub fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match &mut self.kind {
             Kind::Tcp(stream) => uninterrupted(|| stream.read(buf)),
@@ -200,7 +200,7 @@ impl Stream {
     ///
     /// # Errors
     /// `WouldBlock` when the kernel takes nothing now; `BrokenPipe` and everything else end the connection.
-    #[inline]
+    #[inline(always)]
     pub fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match &mut self.kind {
             // Sends with MSG_NOSIGNAL by itself.
@@ -355,7 +355,7 @@ impl Source for Stream {
 }
 
 /// Repeats `call` as long as a signal interrupts it.
-#[inline]
+#[inline(always)]
 fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
 use super::super::callback::MuxCallback;
-use super::super::conn::Rare;
+use super::super::conn::{Flag, Rare};
 use super::super::context::{Context, Member};
 use super::*;
 use crate::buffer::{Input, Output};
@@ -121,13 +121,15 @@ fn conns(clock: &Clock) -> Vec<(Served, Conn)> {
     let peer = |addr, serial, listener: Option<&str>| Peer { addr, serial, listener: listener.map(Rc::from) };
 
     let mut tcp = conn(StreamKind::Tcp, Phase::Open);
-    (tcp.fresh, tcp.held) = (false, Some(held(b"half a li", 0, 0)));
+    tcp.clear(Flag::FRESH);
+    tcp.held = Some(held(b"half a li", 0, 0));
     let tcp_client = GoldenClient { lines: 3, name: "ada".to_owned() };
     let tcp_peer = peer(ip("192.0.2.7:50123"), 7, Some("chat"));
 
     let mut unix = conn(StreamKind::Unix, Phase::Open);
-    (unix.fresh, unix.paused, unix.choked, unix.again) = (false, true, true, true);
-    (unix.ending, unix.eof_seen, unix.hold_open, unix.woken) = (true, true, true, true);
+    unix.clear(Flag::FRESH);
+    unix.set(Flag::PAUSED.or(Flag::CHOKED).or(Flag::THROTTLED).or(Flag::AGAIN));
+    unix.set(Flag::ENDING.or(Flag::EOF_SEEN).or(Flag::HOLD_OPEN).or(Flag::WOKEN));
     unix.held = Some(held(b"the rest of a long line", 2, 5));
     let mut output = Output::default();
     output.append(b"unsent ", usize::MAX);
