@@ -345,13 +345,12 @@ struct Broadcast;
 
 impl Handler for Broadcast {
     fn input(ctx: &mut Context<'_, Load<Self>>, input: &mut Input) {
-        let me = ctx.id;
         while let Some(line) = input.line() {
             let out = &mut ctx.server.line;
             out.clear();
             out.extend_from_slice(line);
             out.push(b'\n');
-            ctx.conns.broadcast(out, |id| id != me);
+            ctx.conns.broadcast_except(out, ctx.id);
         }
     }
 }

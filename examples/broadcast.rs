@@ -38,13 +38,12 @@ impl Server for Broadcast {
 
 impl MuxCallback<Broadcast> for Listener {
     fn input(&mut self, ctx: &mut Context<'_, Broadcast>, input: &mut Input) -> io::Result<()> {
-        let me = ctx.id;
         while let Some(line) = input.line() {
             let out = &mut ctx.server.line;
             out.clear();
             out.extend_from_slice(line);
             out.push(b'\n');
-            ctx.conns.broadcast(out, |id| id != me);
+            ctx.conns.broadcast_except(out, ctx.id);
         }
         Ok(())
     }

@@ -98,7 +98,7 @@ impl Server for Chat {
 impl MuxCallback<Chat> for Talker {
     fn connection(&mut self, ctx: &mut Context<'_, Chat>) -> io::Result<()> {
         let join = format!("JOIN: (#{}) from {}\r\n", self.number, self.addr);
-        ctx.conns.broadcast(join.as_bytes(), |_| true);
+        ctx.conns.broadcast_all(join.as_bytes());
         write!(ctx, "Welcome, number {}.\r\n", self.number);
         ctx.set_timeout(Duration::from_secs_f64(ctx.server.settings.junior_seconds));
         Ok(())
@@ -117,7 +117,7 @@ impl MuxCallback<Chat> for Talker {
             let mut message = format!("[{} - {}] ", self.number, self.addr).into_bytes();
             message.extend_from_slice(&text);
             message.extend_from_slice(b"\r\n");
-            ctx.conns.broadcast(&message, |_| true);
+            ctx.conns.broadcast_all(&message);
             write!(ctx, " - sent {} byte message\r\n", message.len());
         }
         Ok(())
@@ -139,7 +139,7 @@ impl MuxCallback<Chat> for Talker {
     fn close(&mut self, ctx: &mut Context<'_, Chat>, reason: &CloseReason) {
         log::debug!("client {} at {} is gone: {reason}", self.number, self.addr);
         let left = format!("LEFT: (#{}) from {}\r\n", self.number, self.addr);
-        ctx.conns.broadcast(left.as_bytes(), |_| true);
+        ctx.conns.broadcast_all(left.as_bytes());
     }
 
     fn save(&self, out: &mut StateWriter) -> Saved {

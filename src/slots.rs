@@ -68,11 +68,13 @@ impl fmt::Display for ConnId {
 pub(crate) struct Slots<T> {
     slab: Slab<(u32, T)>,
     last: u32,
+    /// No entry is in this slot or a higher one.
+    end: usize,
 }
 
 impl<T> Default for Slots<T> {
     fn default() -> Self {
-        Self { slab: Slab::new(), last: 0 }
+        Self { slab: Slab::new(), last: 0, end: 0 }
     }
 }
 
@@ -85,6 +87,7 @@ impl<T> Slots<T> {
         self.last = self.last.wrapping_add(1).max(1);
         let generation = self.last;
         let slot = u32::try_from(self.slab.insert((generation, value))).expect("fewer than 2^32 connections");
+        self.end = self.end.max(slot as usize + 1);
         ConnId { slot, generation }
     }
 
@@ -113,7 +116,8 @@ impl<T> Slots<T> {
         let count = entries.len();
         let slab: Slab<(u32, T)> =
             entries.into_iter().map(|(id, value)| (id.slot(), (id.generation, value))).collect();
-        (slab.len() == count).then_some(Self { slab, last })
+        let end = slab.iter().last().map_or(0, |(slot, _)| slot + 1);
+        (slab.len() == count).then_some(Self { slab, last, end })
     }
 
     /// The last generation given.
@@ -124,7 +128,22 @@ impl<T> Slots<T> {
     /// Takes the entry out and frees its slot; none if the name is stale.
     pub(crate) fn remove(&mut self, id: ConnId) -> Option<T> {
         self.at(id)?;
-        self.slab.try_remove(id.slot()).map(|(_, value)| value)
+        let removed = self.slab.try_remove(id.slot()).map(|(_, value)| value);
+        while self.end > 0 && !self.slab.contains(self.end - 1) {
+            self.end -= 1;
+        }
+        removed
+    }
+
+    /// No slot from this one on is used: for a walk that does not hold on to the table.
+    pub(crate) fn end(&self) -> usize {
+        self.end
+    }
+
+    /// The entry in that slot, to change, with its name.
+    #[inline]
+    pub(crate) fn in_slot(&mut self, slot: usize) -> Option<(ConnId, &mut T)> {
+        self.slab.get_mut(slot).map(|(generation, value)| (name(slot, *generation), value))
     }
 
     /// Every entry with its name, in the order of the slots.

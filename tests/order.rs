@@ -330,6 +330,8 @@ fn random_commands_from_every_callback_keep_the_order() {
                 11..15 => conns.wake(id),
                 15 => drop(conns.broadcast(&[b'b'; 600], |_| true)),
                 16 => drop(conns.discard_output(id)),
+                19 => conns.broadcast_all(b"all"),
+                20 => conns.broadcast_except(b"others", id),
                 17 => conns.hold_open(id),
                 18 => conns.after(Duration::ZERO, 1),
                 _ => drop(conns.write(id, b"text")),

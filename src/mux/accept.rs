@@ -208,6 +208,7 @@ impl<S: Server> Mux<S> {
         let Some(conn) = self.conns.slots.at_mut(id) else { return };
         conn.phase = Phase::Open;
         conn.clear(Flag::FRESH);
+        conn.told = self.conns.fanout.len();
         if self.conns.limits.idle_time.is_some() {
             conn.rare().heard = Some(self.conns.now);
         }

@@ -72,6 +72,9 @@ impl Flag {
     /// Over the hard limit of output: cut in phase 7.
     pub(super) const OVERFULL: Self = Self(1 << 16);
 
+    /// Some of what was said to everybody is not for it.
+    pub(super) const LEFT_OUT: Self = Self(1 << 17);
+
     pub(super) const fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
@@ -90,6 +93,8 @@ pub(super) struct Conn {
     /// The turn in which `drained` was last called, the low bits. Taken for a later one by mistake, it only makes output
     /// wait for a turn.
     pub(super) drained_turn: u16,
+    /// How much of what was said to everybody in this turn it has been given (see `fanout`).
+    pub(super) told: u16,
     /// The client's deadline.
     pub(super) deadline: Option<TimerId>,
     /// The mux's own: connect, idle and line, drain or linger, as the phase says.
@@ -142,6 +147,7 @@ impl Conn {
             write_side: WriteSide::Open,
             doubts: 0,
             drained_turn: 0,
+            told: 0,
             deadline: None,
             guard: None,
             held: None,

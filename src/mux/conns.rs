@@ -15,6 +15,7 @@ use mio::{Interest, Registry};
 use super::accept::Door;
 use super::callback::{CloseReason, Peer};
 use super::conn::{Conn, Flag, Phase, Rare, WriteSide};
+use super::fanout::Fanout;
 use super::offload::{Job, Offload};
 use super::timers::{TimerKey, Timers};
 use crate::Error;
@@ -30,6 +31,7 @@ pub struct Conns {
     pub(super) slots: Slots<Conn>,
     pub(super) lists: Lists,
     pub(super) pool: Pool,
+    pub(super) fanout: Fanout,
     pub(super) timers: Timers,
     pub(super) metrics: Metrics,
     pub(super) registry: Registry,
@@ -57,7 +59,7 @@ impl Conns {
     #[inline]
     pub fn write(&mut self, id: ConnId, bytes: &[u8]) -> bool {
         let Some(conn) = self.slots.at_mut(id) else { return false };
-        if conn.in_room() {
+        if conn.in_room() && self.fanout.is_empty() {
             if let Some(output) = conn.output.as_deref_mut() {
                 // It is on the dirty list, or blocked; only a limit can be in the way.
                 if output.append(bytes, self.limits.output_soft_bytes) {
@@ -71,6 +73,7 @@ impl Conns {
     /// The first write to a connection in a turn, and every one that needs a second look.
     #[inline(never)]
     fn write_first(&mut self, id: ConnId, bytes: &[u8]) -> bool {
+        self.catch_up(id);
         let Some(conn) = self.slots.at_mut(id) else { return false };
         if !conn.takes_output() {
             return false;
@@ -97,6 +100,7 @@ impl Conns {
                 if self.fits { Ok(()) } else { Err(fmt::Error) }
             }
         }
+        self.catch_up(id);
         let Some(conn) = self.slots.at_mut(id) else { return false };
         if !conn.takes_output() {
             return false;
@@ -114,17 +118,19 @@ impl Conns {
         To { conns: self, id }
     }
 
-    /// Writes `bytes` to every open connection that `to` says yes to; how many took them. The bytes are formatted
-    /// and, from 512 on, stored once for all.
+    /// Writes `bytes` to every open connection that `to` says yes to; how many took them. From 512 bytes on they are
+    /// stored once for all. To reach all of them, or all but one, [`broadcast_all`](Self::broadcast_all) and
+    /// [`broadcast_except`](Self::broadcast_except) cost much less.
     ///
     /// ```
     /// # use lineplex::{Context, Server};
     /// # fn example<S: Server>(ctx: &mut Context<'_, S>) {
-    /// let me = ctx.id;
-    /// ctx.conns.broadcast(b"somebody came\r\n", |id| id != me);
+    /// # let in_the_kitchen: std::collections::HashSet<lineplex::ConnId> = Default::default();
+    /// ctx.conns.broadcast(b"dinner is ready\r\n", |id| in_the_kitchen.contains(&id));
     /// # }
     /// ```
     pub fn broadcast(&mut self, bytes: &[u8], mut to: impl FnMut(ConnId) -> bool) -> usize {
+        self.settle_fanout();
         let shared = share(bytes);
         let mut count = 0;
         for (id, conn) in self.slots.iter_mut() {
@@ -143,6 +149,7 @@ impl Conns {
         let shared = share(bytes);
         let mut count = 0;
         for id in ids {
+            self.catch_up(id);
             let Some(conn) = self.slots.at_mut(id).filter(|conn| conn.takes_output()) else { continue };
             let output = conn.output.get_or_insert_with(|| self.pool.take());
             let fits = append(output, bytes, shared.as_ref(), self.limits.output_hard_bytes);
@@ -165,12 +172,6 @@ impl Conns {
         self.slots.at(id).is_some_and(|conn| conn.phase <= Phase::Open)
     }
 
-    /// Bytes written to that connection and not yet taken by the kernel; 0 if it is gone.
-    #[must_use]
-    pub fn unsent(&self, id: ConnId) -> usize {
-        self.slots.at(id).map_or(0, Conn::output_len)
-    }
-
     /// Closes that connection when everything written so far has been sent ([`CloseReason::Asked`]). Its unread
     /// input is dropped. Nothing happens if it is gone or closing.
     pub fn close(&mut self, id: ConnId) {
@@ -179,19 +180,21 @@ impl Conns {
 
     /// Cuts that connection: unsent output and unread input are dropped ([`CloseReason::Aborted`]).
     pub fn abort(&mut self, id: ConnId) {
-        if self.slots.at(id).is_some_and(|conn| conn.output_len() > 0) {
-            log::warn!("connection {id}: cut with {} bytes unsent", self.unsent(id));
+        let unsent = self.unsent(id);
+        if unsent > 0 {
+            log::warn!("connection {id}: cut with {unsent} bytes unsent");
         }
         self.cut(id, CloseReason::Aborted);
     }
 
     /// Forgets what was written to that connection and is still unsent; how many bytes that were.
     pub fn discard_output(&mut self, id: ConnId) -> usize {
+        self.catch_up(id);
         let Some(conn) = self.slots.at_mut(id) else { return 0 };
         let Some(mut output) = conn.output.take() else { return 0 };
         let discarded = output.len();
         output.clear();
-        self.pool.give_back(output);
+        self.pool.give_back(Some(output));
         if conn.take(Flag::BLOCKED) {
             self.blocked -= 1;
         }
@@ -202,6 +205,7 @@ impl Conns {
 
     /// Ends our side of that connection when everything written so far has been sent; reading goes on.
     pub fn shutdown_write(&mut self, id: ConnId) {
+        self.catch_up(id);
         if let Some(conn) = self.slots.at_mut(id).filter(|conn| conn.takes_output()) {
             conn.write_side = WriteSide::Ending;
             self.lists.dirty(id, conn);
@@ -327,6 +331,7 @@ impl Conns {
             limits: Rc::new(limits),
             slots: Slots::default(),
             lists: Lists::default(),
+            fanout: Fanout::default(),
             timers: Timers::new(now),
             metrics: Metrics::default(),
             registry,
@@ -398,6 +403,7 @@ impl Conns {
 
     /// Closes when everything is sent. The first reason stands.
     pub(crate) fn close_because(&mut self, id: ConnId, reason: CloseReason) {
+        self.catch_up(id);
         let Some(conn) = self.slots.at_mut(id) else { return };
         match conn.phase {
             Phase::Opening => self.cut(id, reason),
@@ -433,7 +439,7 @@ impl Conns {
         self.timers.stop(&mut conn.guard);
         if let Some(mut output) = conn.output.take() {
             output.clear();
-            self.pool.give_back(output);
+            self.pool.give_back(Some(output));
         }
         if let Some(held) = conn.held.take() {
             self.pool.give_back_input(held);
@@ -444,6 +450,14 @@ impl Conns {
     pub(super) fn rare(&mut self, id: ConnId, change: impl FnOnce(&mut Rare)) {
         if let Some(conn) = self.slots.at_mut(id) {
             change(conn.rare());
+        }
+    }
+
+    /// The kernel takes nothing more from that connection now.
+    pub(super) fn note_blocked(&mut self, id: ConnId) {
+        if self.slots.at_mut(id).is_some_and(|conn| conn.raise(Flag::BLOCKED)) {
+            self.blocked += 1;
+            self.want_sweep();
         }
     }
 
@@ -569,7 +583,8 @@ impl Pool {
 
     /// `output` must be empty.
     #[inline]
-    pub(super) fn give_back(&mut self, output: Box<Output>) {
+    pub(super) fn give_back(&mut self, output: Option<Box<Output>>) {
+        let Some(output) = output else { return };
         debug_assert!(output.is_empty());
         // One big answer leaves no trace.
         if self.outputs.len() < POOL_MAX && output.capacity() <= POOLED_MAX_BYTES {
@@ -591,7 +606,7 @@ impl Pool {
 
 /// What follows every append: the dirty list, and the two limits on output.
 #[inline]
-fn written(lists: &mut Lists, limits: &Limits, id: ConnId, conn: &mut Conn, fits: bool) -> bool {
+pub(super) fn written(lists: &mut Lists, limits: &Limits, id: ConnId, conn: &mut Conn, fits: bool) -> bool {
     if !fits {
         // Cut in phase 7, where the lists and timers are at hand; until then it takes nothing more.
         conn.set(Flag::OVERFULL);

@@ -34,6 +34,7 @@ enum Sent {
 impl<S: Server> Mux<S> {
     pub(super) fn flush_and_reap(&mut self) {
         loop {
+            self.flush_fanout();
             let mut dirty =
                 std::mem::replace(&mut self.conns.lists.dirty, std::mem::take(&mut self.spare_list));
             for id in dirty.drain(..) {
@@ -46,7 +47,8 @@ impl<S: Server> Mux<S> {
                 self.reap(id);
             }
             self.spare_list = gone;
-            if self.conns.lists.dirty.is_empty() && self.conns.lists.gone.is_empty() {
+            let lists = &self.conns.lists;
+            if lists.dirty.is_empty() && lists.gone.is_empty() && self.conns.fanout.is_empty() {
                 break;
             }
         }
@@ -74,9 +76,7 @@ impl<S: Server> Mux<S> {
         let sent = send(conn, &mut self.suspects, id, &mut self.conns.metrics);
         match sent {
             Sent::Emptied | Sent::Idle => {
-                if let Some(output) = conn.output.take() {
-                    self.conns.pool.give_back(output);
-                }
+                self.conns.pool.give_back(conn.output.take());
                 let just_now = matches!(sent, Sent::Emptied);
                 if just_now && conn.takes_output() && !conn.is(Flag::CHOKED) {
                     conn.drained_turn = turn;
@@ -86,10 +86,7 @@ impl<S: Server> Mux<S> {
                 }
             }
             Sent::Blocked => {
-                if conn.raise(Flag::BLOCKED) {
-                    self.conns.blocked += 1;
-                    self.conns.want_sweep();
-                }
+                self.conns.note_blocked(id);
                 self.conns.unchoke(id);
             }
             Sent::More => {
@@ -276,13 +273,14 @@ fn send(conn: &mut Conn, suspects: &mut Vec<ConnId>, id: ConnId, metrics: &mut M
         }
         Err(error) => {
             metrics.send_refused += 1;
-            match error.raw_os_error() {
-                // No memory for it now: no event will tell, so the sweep tries again.
-                Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => Sent::Blocked,
-                _ => Sent::Failed(error),
-            }
+            if is_refusal_for_now(&error) { Sent::Blocked } else { Sent::Failed(error) }
         }
     }
+}
+
+/// The kernel takes nothing now. Where it is out of memory no event will tell, so the sweep tries again.
+pub(super) fn is_refusal_for_now(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM))
 }
 
 /// How much was offered, and what became of it.

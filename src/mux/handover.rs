@@ -236,6 +236,7 @@ impl<S: Server> Mux<S> {
     /// The server's `save` panicked: without its state the next image would not be the same server.
     pub(crate) fn state(&mut self, most: usize) -> Result<LoopState> {
         self.conns.settle_timers();
+        self.conns.settle_fanout();
         self.state_at(most, &Clock::now())
     }
 

@@ -10,6 +10,7 @@ mod conn;
 mod connect;
 mod conns;
 mod context;
+mod fanout;
 mod flush;
 mod handle;
 mod handover;
@@ -416,7 +417,10 @@ impl<S: Server> Mux<S> {
     /// Whether something waits that no event announces.
     fn has_work(&self) -> bool {
         let lists = &self.conns.lists;
-        !(lists.dirty.is_empty() && lists.woken.is_empty() && lists.gone.is_empty())
+        !(lists.dirty.is_empty()
+            && lists.woken.is_empty()
+            && lists.gone.is_empty()
+            && self.conns.fanout.is_empty())
             || (!self.resting && (!lists.ready.is_empty() || self.conns.doors_wait()))
             || self.signalled
             || !self.asks.is_empty()

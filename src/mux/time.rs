@@ -101,7 +101,7 @@ impl<S: Server> Mux<S> {
     }
 
     /// Calls a callback of a connection that is being served; of no other.
-    fn call_open(
+    pub(super) fn call_open(
         &mut self,
         id: ConnId,
         name: &'static str,
