@@ -79,6 +79,10 @@ metrics! {
     counter expiries;
     /// Ticks (`run_dequeue`).
     counter ticks;
+    /// Flushes that waited for more lines (`gather`).
+    counter gathers;
+    /// Turns that left what was to be sent to the next one because of that.
+    counter gather_turns;
     /// Turns longer than `slow_turn`.
     counter slow_turns;
     /// Requests from other threads served.

@@ -41,6 +41,8 @@ fn the_defaults_are_as_stated() {
         bytes_per_turn: 64 * KIB,
         lines_per_turn: 128,
         expiries_per_turn: 256,
+        gather: false,
+        gather_max_time: Duration::from_millis(1),
         slow_turn: Duration::from_millis(100),
         on_panic: OnPanic::Close,
         keepalive: Some(keepalive),

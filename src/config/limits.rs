@@ -107,6 +107,14 @@ pub struct Limits {
     pub requests_per_turn: usize,
     /// Deadlines served in one turn; the rest wait one turn. Default 256, at least 1.
     pub expiries_per_turn: usize,
+    /// Whether a flush to 64 connections or more waits a moment, so that lines which are about to come leave in the same
+    /// sends: 0.1 µs for each of them, at most `gather_max_time`, and only if more than one client has talked. Turns go
+    /// on meanwhile, without blocking; the wait ends early when a connection's output passes `output_soft_bytes`. It pays
+    /// where many hear several talkers who answer what they hear (a chat of 1000 of whom 10 talk: half the CPU). It does
+    /// nothing for one talker, for few listeners, or for talkers with a pace of their own. Default off.
+    pub gather: bool,
+    /// Longest such wait. Default 1 ms, which is reached at 10 000 connections. File: `gather_max_seconds`.
+    pub gather_max_time: Duration,
     /// A turn longer than this is counted and logged: somebody's callback holds up everybody. Default 100 ms.
     /// File: `slow_turn_seconds`.
     pub slow_turn: Duration,
@@ -160,6 +168,8 @@ impl Default for Limits {
             lines_per_turn: 128,
             requests_per_turn: 1024,
             expiries_per_turn: 256,
+            gather: false,
+            gather_max_time: Duration::from_millis(1),
             slow_turn: Duration::from_millis(100),
             on_panic: OnPanic::Close,
             keepalive: Some(KeepAlive {

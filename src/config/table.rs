@@ -364,6 +364,13 @@ pub(super) static OPTIONS: &[Opt] = &[
         "deadlines served in a turn",
         Field::Count(|d| &mut d.limits.expiries_per_turn)
     ),
+    row!("gather", "", "wait a moment for lines of other talkers", Field::Flag(|d| &mut d.limits.gather)),
+    row!(
+        "gather_max_seconds",
+        "SECONDS",
+        "longest such wait",
+        Field::Seconds(|d| &mut d.limits.gather_max_time)
+    ),
     row!(
         "slow_turn_seconds",
         "SECONDS",

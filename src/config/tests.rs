@@ -81,7 +81,7 @@ fn every_limit_is_read_under_its_file_name() {
          lines_per_second = 6\nlines_burst = 7\nline_seconds = 0.5\noutput_stall_seconds = 28\nidle_seconds = 8\ndrain_seconds = 9\n\
          linger_seconds = 10\nlinger_max_seconds = 11\nlinger_max_bytes = 12\nconnect_seconds = 13\nstop_seconds = 14\n\
          accepts_per_turn = 15\nbytes_per_turn = 1024\nlines_per_turn = 17\nrequests_per_turn = 27\nexpiries_per_turn = 18\n\
-         slow_turn_seconds = 1.5\non_panic = 'abort'\nkeepalive_idle_seconds = 19\nkeepalive_interval_seconds = 20\n\
+         gather = true\ngather_max_seconds = 0.25\nslow_turn_seconds = 1.5\non_panic = 'abort'\nkeepalive_idle_seconds = 19\nkeepalive_interval_seconds = 20\n\
          keepalive_count = 21\ntcp_user_timeout_seconds = 22\ntcp_nodelay = false\ntcp_notsent_lowat = '1k'\n\
          offload_threads = 23\noffload_queue = 24\nhandle_queue = 25\n",
     );
@@ -113,6 +113,8 @@ fn every_limit_is_read_under_its_file_name() {
         bytes_per_turn: 1024,
         lines_per_turn: 17,
         expiries_per_turn: 18,
+        gather: true,
+        gather_max_time: Duration::from_millis(250),
         slow_turn: Duration::from_millis(1500),
         on_panic: OnPanic::Abort,
         keepalive: Some(KeepAlive { idle: seconds(19), interval: seconds(20), count: 21 }),

@@ -537,6 +537,8 @@ pub(super) struct Lists {
     pub(super) woken: Vec<ConnId>,
     /// For phase 7.
     pub(super) dirty: Vec<ConnId>,
+    /// One of them is over a limit on output: the flush does not wait for more.
+    pub(super) full: bool,
     /// For phase 8.
     pub(super) gone: Vec<ConnId>,
 }
@@ -612,6 +614,7 @@ pub(super) fn written(lists: &mut Lists, limits: &Limits, id: ConnId, conn: &mut
         conn.set(Flag::OVERFULL);
         conn.write_side = WriteSide::Ending;
         lists.dirty(id, conn);
+        lists.full = true;
         return false;
     }
     if !conn.is(Flag::BLOCKED) {
@@ -619,6 +622,7 @@ pub(super) fn written(lists: &mut Lists, limits: &Limits, id: ConnId, conn: &mut
     }
     if conn.output_len() > limits.output_soft_bytes {
         conn.set(Flag::CHOKED);
+        lists.full = true;
     }
     true
 }

@@ -12,6 +12,7 @@ mod conns;
 mod context;
 mod fanout;
 mod flush;
+mod gather;
 mod handle;
 mod handover;
 mod offload;
@@ -115,6 +116,7 @@ pub struct Mux<S: Server> {
     suspects: Vec<ConnId>,
     census: Census,
     quiet: Quiets,
+    gather: gather::Gather,
     /// The turn, the low bits; never 0.
     turn: u16,
     /// When the next wait begins: the end of the last turn.
@@ -171,6 +173,7 @@ impl<S: Server> Mux<S> {
         Ok(Self {
             handle: Handle::new(waker, limits.handle_queue),
             scratch: Input::new(limits.line_max_bytes, limits.long_line),
+            gather: gather::Gather::new(limits.gather),
             conns: Conns::new(limits, registry, now),
             server,
             clients: Table::default(),
@@ -311,7 +314,7 @@ impl<S: Server> Mux<S> {
     }
 
     /// One round of the loop. Waits at most `wait` (`None`: as long as nothing is due) and serves what there is.
-    /// `Some` when the loop has ended.
+    /// `Some` when the loop has ended. With [`Limits::gather`] a turn may leave output to the next one.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -337,7 +340,9 @@ impl<S: Server> Mux<S> {
         }
         self.wake(); //                 5  other threads, wakers
         self.time(); //                 6  deadlines, then the tick
-        self.flush_and_reap(); //       7  send; 8  close
+        if !self.gathers() {
+            self.flush_and_reap(); //   7  send; 8  close
+        }
         self.rest()
     }
 

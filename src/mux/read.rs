@@ -215,6 +215,7 @@ impl<S: Server> Mux<S> {
     #[inline(always)]
     fn call_input(&mut self, id: ConnId, input: &mut Input, given: u32) -> u32 {
         input.start_turn(given);
+        self.gather.heard(id);
         self.call(id, "input", |client, ctx| client.input(ctx, input));
         let used = given - input.lines_left();
         self.conns.metrics.lines += u64::from(used);
