@@ -3,7 +3,7 @@
 //! What a socket unit opens is the manager's: it must be what the configuration says, and its paths are never removed
 //! here. What was kept ([`Notify::store`]) is ours, from before a crash or a cold restart: it is taken where it still fits,
 //! and forgotten where it does not, because the configuration may have changed meanwhile. Both are found by the name of
-//! the listener first, then by the address; what nobody passes is opened as usual.
+//! the listener first, then by the address, where port 0 is any; what nobody passes is opened as usual.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -151,7 +151,12 @@ fn place(fd: &OwnedFd, name: &str, slots: &mut [Slot<'_>], limits: &Limits) -> P
     let by_address = |slot: &Slot<'_>| local.as_ref().is_some_and(|local| has_address(local, &slot.at.addr));
     let named: Vec<usize> = (0..slots.len()).filter(|at| by_name(&slots[*at])).collect();
     let addressed: Vec<usize> = (0..slots.len()).filter(|at| by_address(&slots[*at])).collect();
-    for at in named.into_iter().chain(addressed) {
+    let by_host = |slot: &Slot<'_>| {
+        let fits = |local| has_host_of_any_port(local, &slot.at.addr);
+        !is_kept(name) && slot.adopted.is_empty() && local.as_ref().is_some_and(fits)
+    };
+    let free: Vec<usize> = (0..slots.len()).filter(|at| by_host(&slots[*at])).collect();
+    for at in named.into_iter().chain(addressed).chain(free) {
         let slot = &mut slots[at];
         if is_kept(name) && has_lost_its_path(&slot.at.addr) {
             continue;
@@ -196,6 +201,14 @@ fn has_address(local: &SockAddr, wanted: &ListenAddr) -> bool {
         (ListenAddr::Unix { path, .. }, None) => {
             local.as_pathname().is_some_and(|bound| is_same_file(bound, path))
         }
+        _ => false,
+    }
+}
+
+/// Whether `wanted` takes any port, on the host that `local` is bound to.
+fn has_host_of_any_port(local: &SockAddr, wanted: &ListenAddr) -> bool {
+    match (wanted, local.as_socket()) {
+        (ListenAddr::Tcp { host, port: 0, .. }, Some(addr)) => has_host(addr, host, addr.port()),
         _ => false,
     }
 }

@@ -97,6 +97,22 @@ fn an_address_is_found_in_each_way_to_write_it() {
 }
 
 #[test]
+fn port_0_takes_a_socket_of_its_host_that_no_other_listener_asks_for() {
+    let [(first, first_addr), (second, second_addr)] = [tcp(), tcp()];
+    let any = |addr: SocketAddr| ListenAt::tcp(&addr.ip().to_string(), 0);
+    let listen = [any(first_addr), at(first_addr), any(second_addr)];
+    let found = opened(vec![(first, ""), (second, "chat.socket")], &listen);
+    assert_eq!(found.len(), 3);
+    assert_ne!(found[0].local_addr(), LocalAddr::Ip(first_addr), "this one is opened");
+    reaches(first_addr, &found[1]);
+    reaches(second_addr, &found[2]);
+
+    let (third, third_addr) = tcp();
+    let found = opened(vec![(third, "kept-gone")], &[any(third_addr)]);
+    assert_ne!(found[0].local_addr(), LocalAddr::Ip(third_addr), "what was kept is for its own name");
+}
+
+#[test]
 fn several_sockets_of_one_name_go_each_to_its_listener() {
     let directory = temporary();
     let path = directory.join("s");
