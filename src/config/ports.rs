@@ -10,7 +10,7 @@ use std::path::Path;
 
 use super::draft::Draft;
 use super::node::{At, Entry, Kind, Mistakes, Node, hint};
-use super::table::{DATAGRAMS, TLS};
+use super::table::{DATAGRAMS, REUSE_PORT, TLS};
 use super::{Ipv, ListenAddr, ListenAt, checks};
 
 /// The listeners that the draft describes. A duplicate is left out and told in `warnings`.
@@ -163,6 +163,7 @@ fn table_key(entry: &Entry, proto: Proto, spec: &mut Spec) -> Result<(), String>
             only(Proto::Unix, "Unix")?;
             spec.group = Some(owner(node)?);
         }
+        "reuse_port" => return Err(REUSE_PORT.to_owned()),
         "cert_file" | "key_file" | "proxy_from" | "accept_fds" => {
             return Err("not available in this version".to_owned());
         }

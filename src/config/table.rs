@@ -435,7 +435,7 @@ const NEEDS_DAEMON: [&str; 11] = [
     "state_max_bytes",
 ];
 
-/// Net::Server's options that are not here, each with the reason or the remedy.
+/// Net::Server's options that are not here, and one that other servers have, each with the reason or the remedy.
 static REFUSED: &[(&str, &str)] = &[
     ("reverse_lookups", LOOKUPS),
     ("double_reverse_lookups", LOOKUPS),
@@ -453,6 +453,7 @@ static REFUSED: &[(&str, &str)] = &[
         "there is nothing to choose: the process id is always sent, and a lost log is never fatal",
     ),
     ("ports", "its name is port"),
+    ("reuse_port", REUSE_PORT),
     ("max_servers", "one process serves everybody; use max_connections"),
     ("min_servers", CHILDREN),
     ("max_requests", CHILDREN),
@@ -496,5 +497,8 @@ const CHILDREN: &str = "there are no children: one process serves everybody";
 pub(super) const DATAGRAMS: &str = "datagrams are not available in this version; tcp and unix are";
 /// Also said by the ports.
 pub(super) const TLS: &str = "TLS is not available in this version; put a TLS proxy in front";
+/// Also said by the ports.
+pub(super) const REUSE_PORT: &str = "sockets that share a port lose clients: who waits at one that closes is reset, and any \
+     program of the same user can take a share; let several processes inherit one socket (see the example `scale`)";
 /// Longest part of an unknown name that a message repeats.
 const SHOWN_MAX: usize = 64;

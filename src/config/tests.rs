@@ -284,6 +284,20 @@ fn an_option_of_the_original_that_is_not_here_is_refused_with_the_reason() {
     assert!(refused_line("ipv6_package = 'x'").ends_with("use ipv"));
 }
 
+#[test]
+fn a_port_shared_by_sockets_is_refused_with_what_to_do_instead() {
+    for (written, place) in
+        [("reuse_port = true", "1:1: reuse_port"), ("port = [{ port = 1, reuse_port = true }]", "1:")]
+    {
+        let line = refused_line(written);
+        assert!(line.starts_with(&format!("x.toml:{place}")), "{line}");
+        assert!(line.contains("let several processes inherit one socket"), "{line}");
+    }
+    assert!(
+        refused(with_arguments(&["--reuse-port"]))[0].starts_with("--reuse_port: sockets that share a port")
+    );
+}
+
 /// A22, A23, A24: lists are compiled at start; what is malformed is told with its place.
 #[test]
 fn access_lists_are_compiled_at_start_with_the_place_of_each_bad_rule() {
