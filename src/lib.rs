@@ -70,6 +70,47 @@
 //! its [`save`](MuxCallback::save) says so, and [`Server::restore_client`] makes it again; the connection itself, with
 //! what was half received and half sent, needs nothing. See [`state`] for what is saved, and [`Server`] for the hooks.
 //!
+//! # Several processes
+//!
+//! A loop uses one core. What needs more is several processes of one server that inherit one listening socket: a service
+//! manager, or a small supervisor such as the example `scale`, opens it and passes it on (`LISTEN_FDS`, socket activation).
+//! To the crate each of them is a server like any other.
+//!
+//! | | |
+//! |---|---|
+//! | is shared | the socket with its queue: whoever is awake takes the next client, and a process that ends leaves the queue to the others |
+//! | is not | all else: clients, who stay where they are, state, counters, and the limits, so `max_connections` and `max_per_address` are those of each process. A room that spans processes needs something to talk through: a server that all of them [`connect`](Context::connect) to |
+//! | a restart | HUP to each: all clients stay. TERM to one after the other: only its own clients go, and nobody is refused. A `pid_file` is one process's |
+//! | how even it is | roughly, with a few processes: 2000 clients came to 646, 674, 495 and 185 in four. More processes than cores make it worse |
+//! | what a new client costs | it wakes every process that sleeps, once, a few µs each: eight idle processes woke 8.1 times a client, two busy ones 0.8 times. Lines wake only who they are for. Of many clients that stay for a moment, fewer processes serve more |
+//! | cores | as many processes as cores, less what the network takes; pinned with `CPUAffinity=` or `taskset -c` where that is measured to help |
+//!
+//! With systemd a socket and a template; `systemctl reload chat@1` restarts one of them:
+//!
+//! ```ini
+//! # chat.socket
+//! [Socket]
+//! ListenStream=20203
+//! Service=chat@1.service
+//! [Install]
+//! WantedBy=sockets.target
+//!
+//! # chat@.service: systemctl enable --now chat.socket chat@1 chat@2 chat@3
+//! [Service]
+//! Type=notify
+//! Sockets=chat.socket
+//! ExecStart=/usr/local/bin/chat --conf_file=/etc/chat.toml
+//! ExecReload=/bin/kill -HUP $MAINPID
+//! CPUAffinity=%i
+//! Restart=on-failure
+//! [Install]
+//! WantedBy=multi-user.target
+//! ```
+//!
+//! What this crate does not do, and refuses with a sentence, is `SO_REUSEPORT`, where each process has a socket of its own
+//! on one port: who waits in the queue of one that closes is reset (48 of 100, when one of two did), so no restart could
+//! promise that nobody is refused; and any program of the same user can join, and gets its share of the clients.
+//!
 //! # Map
 //!
 //! A module uses only what stands on a floor below it, and on its own floor only what is listed above it.

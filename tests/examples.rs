@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use common::{Child, Client, TempDir, example};
 use lineplex::config::{Config, ConfigBuilder, Limits, Outcome};
 
-const EXAMPLES: [&str; 5] = ["echo", "broadcast", "samplechat", "hooks", "upgrade"];
+const EXAMPLES: [&str; 6] = ["echo", "broadcast", "samplechat", "hooks", "upgrade", "scale"];
 
 #[test]
 fn echo_starts_from_its_sample_and_sends_lines_back() {
@@ -94,6 +94,7 @@ fn the_help_fits_a_terminal_of_24_lines_and_80_columns_and_names_the_options() {
         let own: &[&str] = match name {
             "samplechat" => &["--junior_seconds", "--senior_seconds", "--safe_text"],
             "upgrade" => &["--format"],
+            "scale" => &["--workers", "--worker"],
             _ => &[],
         };
         for option in
