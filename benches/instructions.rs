@@ -39,7 +39,7 @@ struct Workload {
     play: fn(rounds: u64),
 }
 
-const WORKLOADS: [Workload; 8] = [
+const WORKLOADS: [Workload; 9] = [
     Workload {
         name: "echo",
         about: "50 connections, a line each; per line",
@@ -90,6 +90,14 @@ const WORKLOADS: [Workload; 8] = [
             let limits = Limits { idle_time: Some(A_MINUTE), ..Limits::default() };
             Session::<Echo>::new(limits, 50).play(rounds, &ECHO);
         },
+    },
+    Workload {
+        name: "among_idle",
+        about: "as echo, among 9500 more that are silent; per line",
+        per_round: 50,
+        limit: 1_415.0,
+        goal: Some(320),
+        play: |rounds| Session::<Echo>::new(Limits::default(), 9_550).play(rounds, &ECHO),
     },
     Workload {
         name: "set_timeout",
@@ -213,12 +221,16 @@ impl<H: Handler> Session<H> {
         let limits = Limits { slow_turn: A_MINUTE, ..limits };
         let mut mux = Mux::new(Load { line: Vec::new(), handler: PhantomData }, limits).expect("a poll");
         let addr = mux.listen(&ListenAt::tcp("127.0.0.1", 0)).expect("a port").to_string();
+        // Both ends are in this process.
+        let most = mux.conns().limits().max_connections.map_or(clients, |most| most / 2);
+        let clients = clients.min(most);
         let mut session = Self { mux, addr, clients: Vec::new() };
-        session.clients = (0..clients).map(|_| session.connect()).collect();
         let until = Instant::now() + A_MINUTE;
         while session.metrics().open < clients as u64 {
             assert!(Instant::now() < until, "the clients are not taken");
-            session.mux.turn(Some(Duration::from_millis(10))).expect("the loop goes on");
+            let more = AT_ONCE.min(clients - session.clients.len());
+            session.clients.extend((0..more).map(|_| session.connect()).collect::<Vec<_>>());
+            session.mux.turn(Some(Duration::ZERO)).expect("the loop goes on");
         }
         // The first event of a new socket says that it can be written to.
         session.mux.turn(Some(Duration::ZERO)).expect("the loop goes on");
