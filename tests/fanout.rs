@@ -27,11 +27,92 @@ struct Expected {
 
 impl Expected {
     fn read_some(&mut self, most: usize) {
-        self.stream.set_nonblocking(true).unwrap();
         let mut buffer = vec![0; most];
         if let Ok(count) = self.stream.read(&mut buffer) {
             self.read.extend_from_slice(&buffer[..count]);
         }
+    }
+}
+
+/// A loop and its clients, each with what it must have been sent.
+struct Crowd {
+    hand: Hand,
+    clients: Vec<Expected>,
+}
+
+impl Crowd {
+    fn new() -> Self {
+        let limits = Limits { output_hard_bytes: 64 << 20, output_soft_bytes: 64 << 20, ..Limits::default() };
+        Self { hand: Hand::new(limits, Lab::new()), clients: Vec::new() }
+    }
+
+    fn join(&mut self) {
+        let stream = UnixStream::connect(&self.hand.addr).expect("the server listens");
+        stream.set_nonblocking(true).expect("a socket can be non-blocking");
+        let number = self.clients.len() + 1;
+        self.hand.wait_for(&format!("{number} connection"));
+        let id = self.hand.id(&number.to_string());
+        self.clients.push(Expected { stream, id, bytes: Vec::new(), read: Vec::new(), leaves: false });
+    }
+
+    /// Whoever is in the room and `who` says yes to must be sent `bytes`; how many those are.
+    fn expect(&mut self, bytes: &[u8], who: impl Fn(ConnId) -> bool) -> usize {
+        let told: Vec<ConnId> = self.hand.mux.conns().all().filter(|id| who(*id)).collect();
+        let clients = self.clients.iter_mut().filter(|client| told.contains(&client.id));
+        clients.for_each(|client| client.bytes.extend_from_slice(bytes));
+        told.len()
+    }
+
+    /// One thing of those that can be said or done.
+    fn act(&mut self, random: &mut fastrand::Rng, bytes: &[u8]) {
+        let at = random.usize(..self.clients.len());
+        let one = self.clients[at].id;
+        match random.u32(..40) {
+            0..12 => {
+                self.expect(bytes, |_| true);
+                self.hand.mux.conns().broadcast_all(bytes);
+            }
+            12..24 => {
+                self.expect(bytes, |id| id != one);
+                self.hand.mux.conns().broadcast_except(bytes, one);
+            }
+            24..27 => {
+                let even = |id: ConnId| id.slot() % 2 == 0;
+                let count = self.expect(bytes, even);
+                assert_eq!(self.hand.mux.conns().broadcast(bytes, even), count);
+            }
+            27..32 => {
+                let count = self.expect(bytes, |id| id == one);
+                assert_eq!(self.hand.mux.conns().write(one, bytes), count == 1);
+            }
+            32 => {
+                let count = self.expect(bytes, |id| id == one);
+                assert_eq!(self.hand.mux.conns().multicast(bytes, [one]), count);
+            }
+            33 if random.u8(..8) == 0 => {
+                self.clients[at].leaves = true;
+                match random.bool() {
+                    true => self.hand.mux.conns().close(one),
+                    false => self.hand.mux.conns().shutdown_write(one),
+                }
+            }
+            34..38 => drop(self.hand.turn()),
+            _ => self.clients[at].read_some(random.usize(1..100_000)),
+        }
+    }
+
+    /// Everybody reads what is left, and has had what was expected.
+    fn finish(&mut self) {
+        for client in &mut self.clients {
+            self.hand.until(|_| {
+                client.read_some(1 << 20);
+                client.read.len() >= client.bytes.len()
+            });
+            client.read_some(1);
+            assert!(client.read == client.bytes, "{}: {} bytes", client.id, client.bytes.len());
+            assert_eq!(self.hand.mux.conns().unsent(client.id), 0);
+        }
+        assert_eq!(self.hand.metrics().panics, 0);
     }
 }
 
@@ -41,79 +122,20 @@ impl Expected {
 fn whatever_is_written_to_whomever_comes_in_order_and_once() {
     for seed in 0..6 {
         let mut random = fastrand::Rng::with_seed(seed);
-        let limits = Limits { output_hard_bytes: 64 << 20, output_soft_bytes: 64 << 20, ..Limits::default() };
-        let mut hand = Hand::new(limits, Lab::new());
-        let mut clients: Vec<Expected> = Vec::new();
-        let mut count = 0;
+        let mut crowd = Crowd::new();
         for number in 0..4000_u32 {
-            if clients.iter().filter(|client| !client.leaves).count() < 6 {
-                let stream = UnixStream::connect(&hand.addr).unwrap();
-                count += 1;
-                hand.wait_for(&format!("{count} connection"));
-                let id = hand.id(&count.to_string());
-                clients.push(Expected { stream, id, bytes: Vec::new(), read: Vec::new(), leaves: false });
+            if crowd.clients.iter().filter(|client| !client.leaves).count() < 6 {
+                crowd.join();
             }
-            let size = *random.choice(&[0, 1, 40, 600, 5000, 200_000]).unwrap()
-                * usize::from(random.u8(..8) == 0)
-                + random.usize(..80);
+            let size = match random.u8(..8) {
+                0 => [0, 1, 40, 600, 5000, 200_000][random.usize(..6)],
+                _ => random.usize(..80),
+            };
             let mut bytes = format!("{number} ").into_bytes();
             bytes.resize(bytes.len() + size, b'a' + (number % 26) as u8);
-            let at = random.usize(..clients.len());
-            let one = clients[at].id;
-            let conns = hand.mux.conns();
-            let told: Vec<ConnId> = conns.all().collect();
-            let mut expect = |who: &dyn Fn(ConnId) -> bool| {
-                let who = |id| told.contains(&id) && who(id);
-                clients.iter_mut().filter(|it| who(it.id)).for_each(|it| it.bytes.extend_from_slice(&bytes));
-            };
-            match random.u32(..40) {
-                0..12 => {
-                    conns.broadcast_all(&bytes);
-                    expect(&|_| true);
-                }
-                12..24 => {
-                    conns.broadcast_except(&bytes, one);
-                    expect(&|id| id != one);
-                }
-                24..27 => {
-                    assert_eq!(conns.broadcast(&bytes, |id| id.slot() % 2 == 0), {
-                        told.iter().filter(|id| id.slot() % 2 == 0).count()
-                    });
-                    expect(&|id| id.slot() % 2 == 0);
-                }
-                27..32 => {
-                    assert_eq!(conns.write(one, &bytes), told.contains(&one));
-                    expect(&|id| id == one);
-                }
-                32 => {
-                    assert_eq!(conns.multicast(&bytes, [one]), usize::from(told.contains(&one)));
-                    expect(&|id| id == one);
-                }
-                33 if random.u8(..8) == 0 => {
-                    match random.bool() {
-                        true => conns.close(one),
-                        false => conns.shutdown_write(one),
-                    }
-                    clients[at].leaves = true;
-                }
-                34..38 => drop(hand.turn()),
-                _ => clients[at].read_some(random.usize(1..100_000)),
-            }
+            crowd.act(&mut random, &bytes);
         }
-        for client in &mut clients {
-            hand.until(|_| {
-                client.read_some(1 << 20);
-                client.read.len() >= client.bytes.len()
-            });
-            assert!(client.read == client.bytes, "seed {seed}, {}", client.id);
-            assert_eq!(hand.mux.conns().unsent(client.id), 0);
-        }
-        for client in clients.iter_mut().filter(|client| client.leaves) {
-            hand.turn();
-            client.read_some(1);
-            assert_eq!(client.read.len(), client.bytes.len(), "nothing comes after the end");
-        }
-        assert_eq!(hand.metrics().panics, 0);
+        crowd.finish();
     }
 }
 

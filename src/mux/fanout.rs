@@ -43,6 +43,11 @@ impl Fanout {
         self.pieces.is_empty()
     }
 
+    /// In bytes.
+    pub(super) fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// What somebody who comes now need not be told.
     #[allow(clippy::cast_possible_truncation, reason = "`has_room` keeps it below")]
     pub(super) fn len(&self) -> u16 {

@@ -46,21 +46,23 @@ impl Gather {
 impl<S: Server> Mux<S> {
     /// Whether what is to be sent waits for the next turn.
     pub(super) fn gathers(&mut self) -> bool {
-        let (limits, lists, gather) = (&self.conns.limits, &mut self.conns.lists, &mut self.gather);
+        let (conns, gather) = (&mut self.conns, &mut self.gather);
         if !gather.on {
             return false;
         }
-        let dirty = lists.dirty.len();
-        if gather.several && dirty >= DIRTY_MIN && !lists.full {
+        let (limits, lists) = (&conns.limits, &mut conns.lists);
+        let dirty = if conns.fanout.is_empty() { lists.dirty.len() } else { conns.slots.len() };
+        let full = lists.full || conns.fanout.size() > limits.output_soft_bytes;
+        if gather.several && dirty >= DIRTY_MIN && !full {
             let wait = gather.each.saturating_mul(u32::try_from(dirty).unwrap_or(u32::MAX));
             let now = Instant::now();
             let since = *gather.since.get_or_insert(now);
             if now.saturating_duration_since(since) < wait.min(limits.gather_max_time) {
-                self.conns.metrics.gather_turns += 1;
+                conns.metrics.gather_turns += 1;
                 return true;
             }
         }
-        self.conns.metrics.gathers += u64::from(gather.since.take().is_some());
+        conns.metrics.gathers += u64::from(gather.since.take().is_some());
         (gather.several, lists.full) = (false, false);
         false
     }
