@@ -44,7 +44,7 @@ const WORKLOADS: [Workload; 9] = [
         name: "echo",
         about: "50 connections, a line each; per line",
         per_round: 50,
-        limit: 1025.0_415.0,
+        limit: 1_025.0,
         goal: Some(320),
         play: |rounds| Session::<Echo>::new(Limits::default(), 50).play(rounds, &ECHO),
     },
@@ -76,7 +76,7 @@ const WORKLOADS: [Workload; 9] = [
         name: "write",
         about: "`write!` to 100, the sender included; per delivery",
         per_round: 100,
-        limit: 890.0_168.0,
+        limit: 890.0,
         goal: None,
         play: |rounds| Session::<WriteAll>::new(Limits::default(), 100).play(rounds, &WRITE),
     },
@@ -84,7 +84,7 @@ const WORKLOADS: [Workload; 9] = [
         name: "idle_time",
         about: "as echo, with `idle_time`; per line",
         per_round: 50,
-        limit: 1045.0_422.0,
+        limit: 1_045.0,
         goal: Some(320),
         play: |rounds| {
             let limits = Limits { idle_time: Some(A_MINUTE), ..Limits::default() };
@@ -95,7 +95,7 @@ const WORKLOADS: [Workload; 9] = [
         name: "among_idle",
         about: "as echo, among 9500 more that are silent; per line",
         per_round: 50,
-        limit: 1025.0_415.0,
+        limit: 1_025.0,
         goal: Some(320),
         play: |rounds| Session::<Echo>::new(Limits::default(), 9_550).play(rounds, &ECHO),
     },
@@ -103,7 +103,7 @@ const WORKLOADS: [Workload; 9] = [
         name: "set_timeout",
         about: "as echo, `set_timeout` at each input; per line",
         per_round: 50,
-        limit: 1424.0_814.0,
+        limit: 1_424.0,
         goal: None,
         play: |rounds| Session::<EchoInTime>::new(Limits::default(), 50).play(rounds, &ECHO),
     },
@@ -111,7 +111,7 @@ const WORKLOADS: [Workload; 9] = [
         name: "churn",
         about: "connect, a line, its answer, close; per connection",
         per_round: AT_ONCE as u64,
-        limit: 3638.0_622.0,
+        limit: 3_638.0,
         goal: None,
         play: |rounds| Session::<Echo>::new(Limits::default(), 0).churn(rounds),
     },
@@ -335,8 +335,7 @@ struct Echo;
 impl Handler for Echo {
     fn input(ctx: &mut Context<'_, Load<Self>>, input: &mut Input) {
         while let Some(line) = input.line() {
-            ctx.write(line);
-            ctx.write(b"\n");
+            ctx.write_parts(&[line, b"\n"]);
         }
     }
 }
@@ -347,8 +346,7 @@ impl Handler for EchoInTime {
     fn input(ctx: &mut Context<'_, Load<Self>>, input: &mut Input) {
         ctx.set_timeout(A_MINUTE);
         while let Some(line) = input.line() {
-            ctx.write(line);
-            ctx.write(b"\n");
+            ctx.write_parts(&[line, b"\n"]);
         }
     }
 }

@@ -311,14 +311,22 @@ impl Output {
     /// Adds a copy of `bytes`, unless more than `hard` bytes would then be unsent: false, and nothing is added.
     #[inline]
     pub fn append(&mut self, bytes: &[u8], hard: usize) -> bool {
-        if bytes.len() > hard.saturating_sub(self.len) {
+        self.append_parts(&[bytes], hard)
+    }
+
+    /// Adds a copy of all `parts`, one after the other, under the same limit: all or nothing.
+    #[inline(always)]
+    pub fn append_parts(&mut self, parts: &[&[u8]], hard: usize) -> bool {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        if len > hard.saturating_sub(self.len) {
             return false;
         }
-        self.len += bytes.len();
+        self.len += len;
         if self.sent > 0 {
             self.reclaim();
         }
-        self.own.extend_from_slice(bytes);
+        self.own.reserve(len);
+        parts.iter().for_each(|part| self.own.extend_from_slice(part));
         true
     }
 

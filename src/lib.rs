@@ -29,8 +29,7 @@
 //! impl MuxCallback<Echo> for EchoClient {
 //!     fn input(&mut self, ctx: &mut Context<'_, Echo>, input: &mut Input) -> io::Result<()> {
 //!         while let Some(line) = input.line() {
-//!             ctx.write(line);
-//!             ctx.write(b"\n");
+//!             ctx.write_parts(&[line, b"\n"]);
 //!         }
 //!         Ok(())
 //!     }

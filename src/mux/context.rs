@@ -39,6 +39,13 @@ impl<S: Server> Context<'_, S> {
         self.conns.write(self.id, bytes)
     }
 
+    /// Appends all `parts`, one after the other, to this connection's output: all of them or nothing. Cheaper than several
+    /// writes: `ctx.write_parts(&[line, b"\r\n"])`.
+    #[inline]
+    pub fn write_parts(&mut self, parts: &[&[u8]]) -> bool {
+        self.conns.write_parts(self.id, parts)
+    }
+
     /// What `write!(ctx, …)` calls: formats straight into the output. Answers as [`write`](Self::write).
     pub fn write_fmt(&mut self, text: fmt::Arguments<'_>) -> bool {
         self.conns.write_fmt(self.id, text)

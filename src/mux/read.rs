@@ -142,6 +142,7 @@ impl<S: Server> Mux<S> {
             match receive(conn, scratch, bytes, &mut self.conns.metrics) {
                 Read::Bytes(count) => {
                     bytes -= count;
+                    let short = !conn.is(Flag::READABLE);
                     if conn.is(Flag::SWEPT) {
                         self.suspects.push(id);
                     }
@@ -153,7 +154,12 @@ impl<S: Server> Mux<S> {
                             held.append(scratch.bytes());
                             self.give_held(id, held, &mut lines);
                         }
-                        None => self.give(id, scratch, &mut lines),
+                        None => {
+                            if self.give(id, scratch, &mut lines) && short {
+                                // Nothing is left here or there; what the callback has asked for is on a list.
+                                return;
+                            }
+                        }
                     }
                 }
                 Read::Nothing => {
@@ -178,14 +184,14 @@ impl<S: Server> Mux<S> {
         }
     }
 
-    /// Gives what was just read to the client. Nearly always it takes everything, and nothing is to be kept.
+    /// Gives what was just read to the client. Nearly always it takes everything and nothing is to be kept: true then.
     #[inline(always)]
-    fn give(&mut self, id: ConnId, scratch: &mut Input, lines: &mut u32) {
+    fn give(&mut self, id: ConnId, scratch: &mut Input, lines: &mut u32) -> bool {
         let rated = self.allowance(id, *lines);
         let used = self.call_input(id, scratch, rated.unwrap_or(*lines));
         *lines -= used;
         if scratch.is_idle() && rated.is_none() && self.conns.limits.line_time.is_none() {
-            return;
+            return true;
         }
         let left = Left::of(scratch, used, rated.is_some());
         let open = self.conns.slots.at_mut(id).filter(|conn| conn.phase == Phase::Open);
@@ -196,6 +202,7 @@ impl<S: Server> Mux<S> {
         }
         scratch.reset();
         self.after_input(id, &left);
+        false
     }
 
     /// Gives what the connection holds to its client.

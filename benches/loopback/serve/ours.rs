@@ -31,13 +31,12 @@ impl MuxCallback<Lines> for Client {
         match ctx.server.mode {
             Mode::Echo => {
                 while let Some(line) = input.line() {
-                    ctx.write(line);
-                    ctx.write(b"\n");
+                    ctx.write_parts(&[line, b"\n"]);
                 }
             }
             Mode::Broadcast => {
                 while let Some(line) = input.line() {
-                    ctx.conns.broadcast(ended(&mut ctx.server.line, line), |id| id != me);
+                    ctx.conns.broadcast_except(ended(&mut ctx.server.line, line), me);
                 }
             }
             Mode::Mixed => {
@@ -49,8 +48,7 @@ impl MuxCallback<Lines> for Client {
                             ctx.conns.multicast(line, ctx.server.listeners.iter().copied());
                         }
                         _ => {
-                            ctx.write(line);
-                            ctx.write(b"\n");
+                            ctx.write_parts(&[line, b"\n"]);
                         }
                     }
                 }
