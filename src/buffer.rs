@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::rc::Rc;
 
-use crate::codec::line::{Scan, scan};
+use crate::codec::line::{NEAR, Scan, first_lf, scan};
 use crate::config::LongLine;
 
 /// Bytes that a client has sent and that nobody has consumed yet.
@@ -87,6 +87,32 @@ impl Input {
     /// which closes the connection or is skipped as `Limits::long_line` says.
     #[inline]
     pub fn line(&mut self) -> Option<&[u8]> {
+        if self.is_empty() {
+            return None;
+        }
+        let Some(len) = self.near_line() else { return self.any_line() };
+        // Looked up once more, which costs nothing, so that no reference is held while the line is decided about.
+        let line = &self.storage.get(self.start..)?.first_chunk::<NEAR>()?[..len];
+        self.start += len + 1;
+        self.lines_left -= 1;
+        match line {
+            [line @ .., b'\r'] | line => Some(line),
+        }
+    }
+
+    /// How long the next line is, its CR included, if it is as most are: short, and nothing is the matter with it.
+    #[inline]
+    fn near_line(&self) -> Option<usize> {
+        if self.searched > 0 || self.lines_left == 0 || self.overlong | self.skipping {
+            return None;
+        }
+        let len = first_lf(self.storage.get(self.start..)?.first_chunk()?)?;
+        // Behind the end old bytes may follow, and they may hold an LF.
+        (len < self.len() && len <= self.line_max).then_some(len)
+    }
+
+    /// Consumes the next line, whatever it is like.
+    fn any_line(&mut self) -> Option<&[u8]> {
         loop {
             if self.lines_left == 0 || self.overlong {
                 return None;

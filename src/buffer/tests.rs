@@ -43,11 +43,14 @@ impl Connection {
         Self { shared, held: None, pooled, lines: Vec::new(), long: 0, overlong: false }
     }
 
-    fn receive(&mut self, chunk: &[u8]) {
+    /// The shared buffer has room for `room` more, where old bytes are: LF, the worst ones.
+    fn receive(&mut self, chunk: &[u8], room: usize) {
         if let Some(held) = &mut self.held {
             held.append(chunk);
         } else {
-            self.shared.storage(chunk.len() + 3)[..chunk.len()].copy_from_slice(chunk);
+            let storage = self.shared.storage(chunk.len() + room);
+            storage.fill(b'\n');
+            storage[..chunk.len()].copy_from_slice(chunk);
             self.shared.filled(chunk.len());
         }
     }
@@ -84,14 +87,24 @@ fn text() -> impl Strategy<Value = Vec<u8>> {
     vec(select(b"aab\0\r\n\n".as_slice()), 0..80)
 }
 
+/// Lines around the length of a block that is looked through at once.
+fn long_text() -> impl Strategy<Value = Vec<u8>> {
+    let line = (select([0, 1, 20, 61, 62, 63, 64, 65, 130].as_slice()), any::<bool>());
+    vec(line, 0..12).prop_map(|lines| {
+        let line = |(len, cr)| [vec![b'a'; len], vec![b'\r'; usize::from(cr)], vec![b'\n']].concat();
+        lines.into_iter().flat_map(line).collect()
+    })
+}
+
 proptest! {
     #[test]
     fn any_chunking_gives_the_lines_of_a_naive_split(
-        bytes in text(),
-        sizes in vec(1..12_usize, 1..20),
+        bytes in prop_oneof![text(), long_text()],
+        sizes in prop_oneof![vec(1..12_usize, 1..20), vec(1..300_usize, 1..20)],
+        room in select([0, 3, 100].as_slice()),
         budgets in vec(1..4_u32, 1..20),
         patience in vec(any::<bool>(), 1..20),
-        max in select([0, 1, 2, 3, 5, 8, 40, usize::MAX].as_slice()),
+        max in select([0, 1, 2, 3, 5, 8, 40, 61, 62, 63, 64, usize::MAX].as_slice()),
         policy in select([LongLine::Close, LongLine::Skip].as_slice()),
     ) {
         let mut connection = Connection::new(max, policy);
@@ -100,7 +113,7 @@ proptest! {
         while !rest.is_empty() && !connection.overlong {
             let (chunk, more) = rest.split_at(rest.len().min(*sizes.next().unwrap()));
             rest = more;
-            connection.receive(chunk);
+            connection.receive(chunk, room);
             // More may come before the lines that a turn left are given.
             while connection.give(*budgets.next().unwrap()) && *patience.next().unwrap() {}
         }
@@ -113,7 +126,7 @@ proptest! {
 
     #[test]
     fn take_consume_and_rest_do_what_they_do_to_a_vec(
-        pieces in vec((text(), vec((0..4_u8, 0..9_usize), 0..12)), 1..8),
+        pieces in vec((prop_oneof![text(), long_text()], vec((0..4_u8, 0..9_usize), 0..12)), 1..8),
     ) {
         let (mut input, mut model) = (Input::default(), Vec::<u8>::new());
         for (piece, steps) in pieces {
@@ -214,7 +227,7 @@ fn nothing_of_an_overlong_line_is_given_however_it_comes() {
         for at in 0..bytes.len() {
             let mut connection = Connection::new(3, policy);
             for chunk in [&bytes[..at], &bytes[at..]] {
-                connection.receive(chunk);
+                connection.receive(chunk, 0);
                 while connection.give(1) {}
                 let shown = connection.held.as_ref().map_or(&[][..], Input::bytes);
                 assert!(policy == LongLine::Close || !shown.contains(&b'S') || shown.len() <= 4, "{at}");
@@ -232,11 +245,15 @@ fn nothing_of_an_overlong_line_is_given_however_it_comes() {
 fn no_line_is_given_after_an_overlong_one_that_closes() {
     let mut input = Input::new(3, LongLine::Close);
     input.append(b"toolong\nok\n");
+    input.storage.resize(2 * NEAR, b'\n');
     for _ in 0..2 {
         input.start_turn(9);
         assert_eq!(input.line(), None);
         assert!(input.overlong() && !input.is_idle());
     }
+    input.consume(8);
+    assert_eq!(input.line(), None);
+    assert_eq!(input.bytes(), b"ok\n");
     input.reset();
     input.append(b"ok\n");
     input.start_turn(9);
