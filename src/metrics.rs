@@ -43,8 +43,11 @@ metrics! {
     counter send_calls;
     /// Of those, calls that the kernel took no byte of.
     counter send_refused;
-    /// Registrations with the poll (`epoll_ctl`): one a connection, none later.
+    /// Registrations of connections and listeners with the poll (`epoll_ctl`): one for each, none later.
     counter registrations;
+    /// Connections taken from the poll before their close (`epoll_ctl`): adopted descriptors only, since somebody else
+    /// may have them open. For all others the close does it.
+    counter deregistrations;
     /// Bytes received.
     counter bytes_in;
     /// Bytes sent.
@@ -91,9 +94,11 @@ metrics! {
     counter offloads;
     /// Jobs refused because their queue was full.
     counter offloads_refused;
-    /// Looks for a lost edge.
+    /// Sweeps: each second, while connections are blocked or had an event that nothing followed, these are tried once
+    /// more, in case an event was lost.
     counter sweeps;
-    /// Lost edges that a sweep found: stays 0 unless the system breaks its promise.
+    /// Connections that a sweep found work for, bytes to read or much room to send, without an event having told of it
+    /// by then or in the wait after: lost edges, made good. It stays 0 unless the system breaks its promise.
     counter lost_edges;
 }
 

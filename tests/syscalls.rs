@@ -32,6 +32,10 @@ fn an_echoed_line_costs_one_recv_and_one_send() {
         assert_eq!(after.send_calls - before.send_calls, 100, "{net:?}");
         assert_eq!((after.recv_empty, after.send_refused), (0, 0), "{net:?}");
         assert_eq!((after.lines, after.accept_calls), (100, before.accept_calls), "{net:?}");
+        assert_eq!((after.registrations, after.deregistrations), (before.registrations, 0), "{net:?}");
+        if net == Net::Unix {
+            assert_eq!((after.turns - before.turns, after.waits - before.waits), (100, 100));
+        }
     }
 }
 
@@ -79,6 +83,39 @@ fn a_turn_sends_once_to_each_receiver_however_many_lines_were_broadcast_in_it() 
         assert_eq!(after.send_calls - before.send_calls, 10, "{length}");
         for client in &mut clients {
             client.expect(line.repeat(20));
+        }
+    }
+}
+
+/// On TCP lines may come in more turns than one: each turn is held to it.
+#[test]
+fn several_lines_of_several_senders_cost_one_send_per_receiver_and_turn() {
+    for net in BOTH {
+        let lab = Lab::new().on_line(|ctx, line| {
+            ctx.conns.broadcast(&[line, b"\n"].concat(), |_| true);
+            Ok(())
+        });
+        let mut hand = Hand::on(net, Limits::default(), lab);
+        let mut clients: Vec<Client> = (0..8).map(|_| hand.client()).collect();
+        let start = hand.metrics();
+        for client in &clients[..4] {
+            client.send("to all\n".repeat(16));
+        }
+        let (mut turns, mut before) = (0, start);
+        while before.lines < 4 * 16 {
+            assert!(hand.mux.turn(Some(DEADLINE)).unwrap().is_none());
+            let after = hand.metrics();
+            let spoke = u64::from(after.lines > before.lines);
+            assert_eq!(after.send_calls - before.send_calls, spoke * 8, "{net:?}");
+            (turns, before) = (turns + spoke, after);
+        }
+        assert!(turns == 1 || net == Net::Tcp, "one turn has served all");
+        let after = hand.metrics();
+        assert!((4..=4 * turns).contains(&(after.recv_calls - start.recv_calls)), "{net:?}");
+        assert_eq!((after.recv_empty, after.send_refused), (0, 0), "{net:?}");
+        assert_eq!(after.registrations, start.registrations, "{net:?}");
+        for client in &mut clients {
+            client.expect("to all\n".repeat(4 * 16));
         }
     }
 }

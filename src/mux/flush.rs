@@ -156,6 +156,7 @@ impl<S: Server> Mux<S> {
         if let Some(mut stream) = conn.stream.take() {
             if !stream.is_exclusive() {
                 // Somebody else may hold the same description, and the poll would go on reporting it.
+                self.conns.metrics.deregistrations += 1;
                 let _ = self.conns.registry.deregister(&mut stream);
             }
         }
