@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use common::{Client, DEADLINE};
 use lab::{BOTH, Hand, Lab, Net, Run};
 use lineplex::config::Limits;
+use lineplex::metrics::Metrics;
 use socket2::SockRef;
 
 #[test]
@@ -116,6 +117,41 @@ fn several_lines_of_several_senders_cost_one_send_per_receiver_and_turn() {
         assert_eq!(after.registrations, start.registrations, "{net:?}");
         for client in &mut clients {
             client.expect("to all\n".repeat(4 * 16));
+        }
+    }
+}
+
+/// accept, the registration, two receives (the line and the end), a send and a close; what the waits and the accepts
+/// that find nobody cost is shared.
+#[test]
+fn a_client_that_comes_for_one_line_costs_six_calls_and_its_share_of_the_waits() {
+    for net in BOTH {
+        for at_once in [1, 32] {
+            let mut hand = Hand::on(net, Limits::default(), Lab::new());
+            hand.turn();
+            let before = hand.metrics();
+            let mut clients: Vec<Client> = (0..at_once).map(|_| Client::connect(&hand.addr)).collect();
+            turns_until(&mut hand, |metrics| metrics.accepted == at_once);
+            clients.iter().for_each(|client| client.send("hello\n"));
+            turns_until(&mut hand, |metrics| metrics.bytes_out == at_once * 6);
+            clients.iter_mut().for_each(|client| client.expect("hello\n"));
+            clients.clear();
+            turns_until(&mut hand, |metrics| metrics.closed == at_once);
+
+            let after = hand.metrics();
+            let grown = |count: fn(&Metrics) -> u64| count(&after) - count(&before);
+            assert_eq!(grown(|metrics| metrics.registrations), at_once, "{net:?}");
+            assert_eq!(grown(|metrics| metrics.recv_calls), 2 * at_once, "{net:?}");
+            assert_eq!(grown(|metrics| metrics.send_calls), at_once, "{net:?}");
+            assert_eq!((after.recv_empty, after.send_refused, after.deregistrations), (0, 0, 0), "{net:?}");
+            let (waits, found_nobody) =
+                (grown(|metrics| metrics.waits), grown(|metrics| metrics.accept_calls) - at_once);
+            assert!(found_nobody <= waits, "once a turn at most; {net:?}");
+            if net == Net::Unix {
+                assert_eq!((waits, found_nobody), (3, 1), "{at_once} at once");
+            }
+            // On TCP what one has sent may come in another turn than what the next one has.
+            assert!(at_once == 1 || waits + found_nobody <= at_once, "{waits} waits; {net:?}");
         }
     }
 }
@@ -303,6 +339,16 @@ fn blocked(net: Net) -> (Hand, Client) {
     });
     assert!(hand.mux.conns().unsent(id) > 0, "the test needs a full socket");
     (hand, client)
+}
+
+/// Takes turns, each of which waits for an event, until `done` says so.
+#[track_caller]
+fn turns_until(hand: &mut Hand, done: impl Fn(Metrics) -> bool) {
+    let until = Instant::now() + DEADLINE;
+    while !done(hand.metrics()) {
+        assert!(Instant::now() < until, "not in time");
+        assert!(hand.mux.turn(Some(DEADLINE)).expect("the loop goes on").is_none());
+    }
 }
 
 /// Reads `count` bytes while turns are taken.
