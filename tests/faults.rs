@@ -109,20 +109,21 @@ fn a_send_that_is_interrupted_or_refused_for_now_is_repeated() {
     }
 }
 
-/// In the chat the sender of a line is sent two pieces: a long line, which all share, and the count of its bytes.
+/// Two long lines to all at once, which all share, are two pieces for each.
 #[test]
 fn a_send_of_many_pieces_is_repeated_as_one_of_one_piece_is() {
     for (error, times) in [("EINTR", 3), ("EAGAIN", 1), ("ENOBUFS", 1), ("EAGAIN", 2)] {
-        let Some(Chat { server, mut control, mut victim, .. }) = Chat::of_two() else { return };
+        let Some(Flow { server, told: _told, mut victim, mut control }) = flow_of_two() else { return };
         let mut strace =
             Strace::of(server.id(), "sendmsg", &format!("sendmsg:error={error}:when=1..{times}"));
-        victim.send(format!("{}\n", "long".repeat(200)));
+        let (one, two) = ("long".repeat(200), "line".repeat(200));
+        victim.send(format!("tell {one}\ntell {two}\n"));
         for _ in 0..times {
             strace.wait_for(error);
         }
-        assert!(control.expect_line().ends_with("longlong"), "{error}");
-        assert!(victim.expect_line().ends_with("longlong"), "{error}");
-        assert!(victim.expect_line().contains(" - sent "), "{error}");
+        for client in [&mut victim, &mut control] {
+            assert_eq!((client.expect_line(), client.expect_line()), (one.clone(), two.clone()), "{error}");
+        }
         strace.detach();
         stop(server);
     }
@@ -131,17 +132,21 @@ fn a_send_of_many_pieces_is_repeated_as_one_of_one_piece_is() {
 #[test]
 fn a_send_of_many_pieces_that_fails_closes_that_client_alone_and_close_is_called_once() {
     for error in ["EPIPE", "ECONNRESET"] {
-        let Some(Chat { server, mut control, mut victim, .. }) = Chat::of_two() else { return };
+        let Some(Flow { mut server, mut told, mut victim, mut control }) = flow_of_two() else { return };
         let mut strace = Strace::of(server.id(), "sendmsg", &format!("sendmsg:error={error}:when=1"));
-        victim.send(format!("{}\n", "last".repeat(200)));
+        let long = "last".repeat(200);
+        victim.send(format!("tell {long}\ntell {long}\n"));
         strace.wait_for(error);
-        assert!(control.expect_line().ends_with("lastlast"), "{error}");
-        assert!(control.expect_line().starts_with("LEFT: (#2)"), "{error}");
+        assert_eq!((control.expect_line(), control.expect_line()), (long.clone(), long), "{error}");
         assert!(matches!(victim.next_to_eof().as_deref(), Ok([]) | Err(Missed::Io(_))), "{error}");
-        control.send("still here\n");
-        assert!(control.expect_line().ends_with("] still here"), "{error}");
+        while !told.expect_line().starts_with("close: #1 (io: ") {}
+        control.send("tell still here\n");
+        assert_eq!(control.expect_line(), "still here", "{error}");
         strace.detach();
-        stop(server);
+        server.signal("TERM");
+        assert!(server.expect_exit().success(), "{server}");
+        let rest = String::from_utf8_lossy(&told.expect_to_eof()).into_owned();
+        assert!(rest.contains("close: #2") && !rest.contains("close: #1"), "{rest}");
     }
 }
 
@@ -388,6 +393,31 @@ impl Chat {
         assert!(control.expect_line().starts_with("JOIN: (#2)"));
         Some(Self { server, address, control, victim })
     }
+}
+
+/// The server of tests/flow, what it tells, and two clients; the victim is sent to first.
+struct Flow {
+    server: Child,
+    told: Client,
+    victim: Client,
+    control: Client,
+}
+
+#[track_caller]
+fn flow_of_two() -> Option<Flow> {
+    if !strace_works() {
+        return None;
+    }
+    let (mut server, told) =
+        Child::spawn_told(Command::new(example("flow_server")).args(["--port", "127.0.0.1:0"]));
+    let address = server.wait_for_address();
+    let mut victim = Client::connect(address);
+    victim.send("tell one\n");
+    assert_eq!(victim.expect_line(), "one");
+    let mut control = Client::connect(address);
+    control.send("tell both\n");
+    assert_eq!((victim.expect_line(), control.expect_line()), ("both".into(), "both".into()));
+    Some(Flow { server, told, victim, control })
 }
 
 #[track_caller]

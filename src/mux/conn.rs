@@ -222,6 +222,11 @@ impl Conn {
         self.phase == Phase::Opening || (self.phase == Phase::Open && self.is(Flag::FRESH))
     }
 
+    /// Whether closing it ends our side: nobody else can have it open.
+    pub(super) fn is_exclusive(&self) -> bool {
+        self.stream.as_ref().is_some_and(Stream::is_exclusive)
+    }
+
     pub(super) fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
     }

@@ -425,6 +425,10 @@ impl Conns {
         let Some(conn) = self.slots.at_mut(id) else { return };
         match conn.phase {
             Phase::Opening => self.cut(id, reason),
+            // Nothing is owed and nothing more can come; the close ends our side too, unless somebody else has it open.
+            Phase::Open if conn.is(Flag::EOF_SEEN) && conn.output.is_none() && conn.is_exclusive() => {
+                self.cut(id, reason);
+            }
             Phase::Open => {
                 conn.phase = Phase::Draining;
                 conn.because(reason);

@@ -128,7 +128,7 @@ impl<S: Server> Mux<S> {
         let until = self.conns.now + self.conns.limits.linger_max_time;
         let wait = self.conns.limits.linger_time.min(self.conns.limits.linger_max_time);
         let Some(conn) = self.conns.slots.at_mut(id) else { return };
-        if conn.is(Flag::EOF_SEEN) && conn.stream.as_ref().is_some_and(|stream| stream.is_exclusive()) {
+        if conn.is(Flag::EOF_SEEN) && conn.is_exclusive() {
             // Nothing is left to read and nobody else has it open: the close ends our side too.
             return self.conns.cut(id, CloseReason::Asked);
         }
