@@ -44,7 +44,7 @@ impl Options {
         let smoke = !args.iter().any(|arg| arg == "--bench") || args.iter().any(|arg| arg == "--test");
         let mut options = Self {
             works: Vec::new(),
-            peers: vec![Peer::own("raw"), Peer::own("ours")],
+            peers: Vec::new(),
             rounds: if smoke { 1 } else { 3 },
             times: if smoke { BLINK } else { SHORT },
             count_calls: !smoke,
@@ -100,7 +100,8 @@ impl Options {
                 let text = value()?;
                 let (name, command) =
                     text.split_once('=').ok_or_else(|| wrong("--peer takes NAME=COMMAND"))?;
-                if self.peers.iter().any(|peer| peer.name == name) {
+                let own = ["raw", "ours", "ours_gather"].contains(&name);
+                if own || self.peers.iter().any(|peer| peer.name == name) {
                     return Err(wrong(format!("two peers are called {name}")));
                 }
                 self.peers.push(Peer::other(name, command));
@@ -115,9 +116,8 @@ impl Options {
 
     /// An option about the peer before it.
     fn describe_peer(&mut self, name: &str, value: &str) -> io::Result<()> {
-        let peer = match self.peers.last_mut() {
-            Some(peer) if peer.name != "ours" => peer,
-            _ => return Err(wrong(format!("--{name} belongs behind the --peer that it is about"))),
+        let Some(peer) = self.peers.last_mut() else {
+            return Err(wrong(format!("--{name} belongs behind the --peer that it is about")));
         };
         let text = value.replace("\\r", "\r").replace("\\n", "\n");
         match name {

@@ -9,7 +9,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::line::{self, Line, SIZE, TEXT};
-use super::server::{Addr, Dialect, Expect};
+use super::server::{Addr, Dialect, Expect, Server};
 use super::socket::Socket;
 use super::sys::{self, Epoll, Event};
 use super::window::{STALL, Window};
@@ -23,7 +23,8 @@ pub(crate) enum Pace {
     Rate(u32),
 }
 
-struct Room {
+/// All have entered, and it may be measured more than once.
+pub(crate) struct Room {
     epoll: Epoll,
     dialect: Dialect,
     members: Vec<Member>,
@@ -36,6 +37,8 @@ struct Room {
     under_way: usize,
     delivered: u64,
     out: Vec<u8>,
+    buffer: Vec<u8>,
+    events: Vec<Event>,
 }
 
 struct Member {
@@ -65,50 +68,52 @@ struct Probe {
     missing: usize,
 }
 
-/// `clients` hear, the first `senders` of them speak (or as many more do).
-pub(crate) fn run(clients: usize, senders: usize, pace: Pace, window: &mut Window<'_>) -> io::Result<()> {
-    let server = window.server();
-    let mut room = Room::enter(server.addr(), &server.dialect, clients, senders)?;
-    server.settle()?;
-    let mut buffer = vec![0; BUFFER];
-    let mut events = sys::events(EVENTS);
-    room.probe_all(&mut events, &mut buffer, window)?;
-    let mut due = Instant::now();
-    let mut turn = 0;
-    loop {
-        let go_on = window.go_on(true)?;
-        let wait = match pace {
-            _ if !go_on => STALL,
-            Pace::Window(depth) => {
-                room.fill(depth)?;
-                STALL
-            }
-            Pace::Rate(rate) => {
-                let gap = Duration::from_secs(1) / rate;
-                while due <= Instant::now() {
-                    let nth = turn % senders;
-                    room.speak(nth, 1, due)?;
-                    (turn, due) = (turn + 1, due + gap);
-                }
-                due.saturating_duration_since(Instant::now())
-            }
-        };
-        if room.under_way > OPEN_MAX {
-            return Err(wrong(format!("{OPEN_MAX} lines are under way: the server cannot keep up")));
-        }
-        if !go_on && room.under_way == 0 {
-            return Ok(());
-        }
-        let count = room.epoll.wait_at_most(&mut events, wait)?;
-        if count == 0 && wait == STALL {
-            let (seconds, lines) = (STALL.as_secs(), room.under_way);
-            return Err(wrong(format!("nothing came for {seconds} s, {lines} lines have not reached all")));
-        }
-        room.hear(&events[..count], &mut buffer, window)?;
-    }
-}
-
 impl Room {
+    /// `clients` hear, the first `senders` of them speak (or as many more do).
+    pub(crate) fn open(server: &Server, clients: usize, senders: usize) -> io::Result<Self> {
+        let mut room = Self::enter(server.addr(), &server.dialect, clients, senders)?;
+        server.settle()?;
+        room.probe_all()?;
+        Ok(room)
+    }
+
+    /// Until the time of the window is over and every line has reached everybody.
+    pub(crate) fn run(&mut self, pace: Pace, window: &mut Window<'_>) -> io::Result<()> {
+        let mut due = Instant::now();
+        let mut turn = 0;
+        loop {
+            let go_on = window.go_on(true)?;
+            let wait = match pace {
+                _ if !go_on => STALL,
+                Pace::Window(depth) => {
+                    self.fill(depth)?;
+                    STALL
+                }
+                Pace::Rate(rate) => {
+                    let gap = Duration::from_secs(1) / rate;
+                    while due <= Instant::now() {
+                        let nth = turn % self.senders.len();
+                        self.speak(nth, 1, due)?;
+                        (turn, due) = (turn + 1, due + gap);
+                    }
+                    due.saturating_duration_since(Instant::now())
+                }
+            };
+            if self.under_way > OPEN_MAX {
+                return Err(wrong(format!("{OPEN_MAX} lines are under way: the server cannot keep up")));
+            }
+            if !go_on && self.under_way == 0 {
+                return Ok(());
+            }
+            if !self.hear(wait, Some(window))? && wait == STALL {
+                let (seconds, lines) = (STALL.as_secs(), self.under_way);
+                return Err(wrong(format!(
+                    "nothing came for {seconds} s, {lines} lines have not reached all"
+                )));
+            }
+        }
+    }
+
     fn enter(addr: &Addr, dialect: &Dialect, clients: usize, senders: usize) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         let apart = dialect.expect == Expect::Receivers;
@@ -139,16 +144,13 @@ impl Room {
             under_way: 0,
             delivered: 0,
             out: Vec::new(),
+            buffer: vec![0; BUFFER],
+            events: sys::events(EVENTS),
         })
     }
 
     /// Until one line of the last member has reached everybody.
-    fn probe_all(
-        &mut self,
-        events: &mut [Event],
-        buffer: &mut [u8],
-        window: &mut Window<'_>,
-    ) -> io::Result<()> {
+    fn probe_all(&mut self) -> io::Result<()> {
         for number in 0..PROBES {
             self.probe.number = number;
             self.probe.missing = self.audience;
@@ -161,11 +163,10 @@ impl Room {
             let until = Instant::now() + PROBE_TIME;
             while self.probe.missing > 0 {
                 let left = until.saturating_duration_since(Instant::now());
-                let count = self.epoll.wait_at_most(events, left)?;
                 if left.is_zero() {
                     break;
                 }
-                self.hear(&events[..count], buffer, window)?;
+                self.hear(left, None)?;
             }
             if self.probe.missing == 0 {
                 return Ok(());
@@ -199,30 +200,43 @@ impl Room {
         self.members[sender.member].socket.send(&self.epoll, &self.out)
     }
 
-    fn hear(&mut self, events: &[Event], buffer: &mut [u8], window: &mut Window<'_>) -> io::Result<()> {
-        for event in events {
+    /// Takes what comes within that time; whether anything has.
+    fn hear(&mut self, wait: Duration, mut window: Option<&mut Window<'_>>) -> io::Result<bool> {
+        let mut events = std::mem::take(&mut self.events);
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let count = self.epoll.wait_at_most(&mut events, wait)?;
+        for event in &events[..count] {
             let member = event.u64 as usize;
             self.members[member].socket.serve(&self.epoll, event)?;
             loop {
-                let count = self.members[member].socket.receive(buffer)?;
-                self.read(member, &buffer[..count], window)?;
+                let count = self.members[member].socket.receive(&mut buffer)?;
+                self.read(member, &buffer[..count], window.as_deref_mut())?;
                 if count < buffer.len() {
                     break;
                 }
             }
-            window.count_untimed(std::mem::take(&mut self.delivered));
+            let delivered = std::mem::take(&mut self.delivered);
+            if let Some(window) = &mut window {
+                window.count_untimed(delivered);
+            }
         }
-        Ok(())
+        (self.events, self.buffer) = (events, buffer);
+        Ok(count > 0)
     }
 
     /// Splits what came into lines.
-    fn read(&mut self, member: usize, mut data: &[u8], window: &mut Window<'_>) -> io::Result<()> {
+    fn read(
+        &mut self,
+        member: usize,
+        mut data: &[u8],
+        mut window: Option<&mut Window<'_>>,
+    ) -> io::Result<()> {
         while !data.is_empty() {
             let mut part = std::mem::take(&mut self.members[member].part);
             // Most servers send our line as it is; whether it is that and nothing else is then checked.
             if part.is_empty() && data.len() >= SIZE && data[TEXT] == b'\n' {
                 if let Some((who, number)) = line::find(&data[..TEXT]) {
-                    self.heard(member, who, number, window)?;
+                    self.heard(member, who, number, window.as_deref_mut())?;
                     data = &data[SIZE..];
                     continue;
                 }
@@ -235,7 +249,7 @@ impl Room {
             part.extend_from_slice(&data[..end]);
             data = &data[end + 1..];
             if let Some((who, number)) = line::find(&part) {
-                self.heard(member, who, number, window)?;
+                self.heard(member, who, number, window.as_deref_mut())?;
             }
             part.clear();
             self.members[member].part = part;
@@ -244,7 +258,13 @@ impl Room {
     }
 
     #[inline]
-    fn heard(&mut self, member: usize, who: usize, number: u64, window: &mut Window<'_>) -> io::Result<()> {
+    fn heard(
+        &mut self,
+        member: usize,
+        who: usize,
+        number: u64,
+        window: Option<&mut Window<'_>>,
+    ) -> io::Result<()> {
         if who == PROBE {
             if number == self.probe.number && !std::mem::replace(&mut self.probe.heard[member], true) {
                 self.probe.missing -= 1;
@@ -270,7 +290,9 @@ impl Room {
         open.missing -= 1;
         // The order is the same for everybody, so the oldest is the first to be over.
         if open.missing == 0 {
-            window.time(open.sent.elapsed());
+            if let Some(window) = window {
+                window.time(open.sent.elapsed());
+            }
             sender.open.pop_front();
             sender.oldest += 1;
             self.under_way -= 1;

@@ -1,4 +1,4 @@
-//! How many system calls a process makes: by the kernel's tracepoint through `perf`, which hardly slows it down, or else
+//! How many system calls a process makes, and how many of them read or write: by the kernel's tracepoint through `perf`, which hardly slows it down, or else
 //! by `strace`, under which it is many times slower and so finds more events in each wait.
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -7,6 +7,14 @@ use std::sync::OnceLock;
 use std::{fmt, io};
 
 use super::{sys, wrong};
+
+/// How many calls there were.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Counts {
+    pub(crate) all: u64,
+    pub(crate) recvs: u64,
+    pub(crate) sends: u64,
+}
 
 /// A count that is under way.
 pub(crate) struct Calls {
@@ -49,7 +57,7 @@ pub(crate) fn tool() -> Option<Tool> {
         command.status().is_ok_and(|status| status.success())
     };
     *TOOL.get_or_init(|| {
-        if works(Command::new("perf").args(["stat", "-e", ENTERED, "true"])) {
+        if works(Command::new("perf").args(["stat", "-e", &events(), "true"])) {
             Some(Tool::Perf)
         } else if works(Command::new("strace").args(["-o", "/dev/null", "true"])) {
             Some(Tool::Strace)
@@ -66,7 +74,7 @@ impl Calls {
         let mut command = match tool {
             Tool::Perf => {
                 let mut perf = Command::new("perf");
-                perf.args(["stat", "-x", ",", "-e", ENTERED, "-D", "-1", "--control", "fd:0,1", "-p"]);
+                perf.args(["stat", "-x", ",", "-e", &events(), "-D", "-1", "--control", "fd:0,1", "-p"]);
                 perf.arg(pid.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
                 perf
             }
@@ -88,7 +96,7 @@ impl Calls {
     }
 
     /// Stops; how many there were.
-    pub(crate) fn end(mut self) -> io::Result<u64> {
+    pub(crate) fn end(mut self) -> io::Result<Counts> {
         if self.tool == Tool::Perf {
             self.tell("disable")?;
         }
@@ -97,18 +105,30 @@ impl Calls {
         if let Some(mut stderr) = self.process.0.stderr.take() {
             stderr.read_to_string(&mut report)?;
         }
-        let counted = match self.tool {
-            Tool::Perf => {
-                report.lines().find(|line| line.contains(ENTERED)).and_then(|l| l.split(',').next())
+        let mut counts = Counts::default();
+        for line in report.lines() {
+            // perf: count, unit, event. strace: % time, seconds, usecs/call, calls, errors if any, the name.
+            let (count, name) = match self.tool {
+                Tool::Perf => (line.split(',').next(), line.split(',').nth(2)),
+                Tool::Strace => (
+                    line.split_whitespace().nth(3),
+                    line.split_whitespace().last().filter(|name| *name != "|"),
+                ),
+            };
+            let (Some(Ok(count)), Some(name)) = (count.map(str::parse::<u64>), name) else { continue };
+            let name = name.strip_prefix(ENTER).unwrap_or(name);
+            match name {
+                ENTERED | "total" => counts.all = count,
+                _ if RECVS.contains(&name) => counts.recvs += count,
+                _ if SENDS.contains(&name) => counts.sends += count,
+                _ => {}
             }
-            // % time, seconds, usecs/call, calls, errors if any, the word.
-            Tool::Strace => {
-                let total = report.lines().find(|line| line.ends_with(" total"));
-                total.and_then(|line| line.split_whitespace().nth(3))
-            }
-        };
-        let number = counted.and_then(|count| count.parse().ok());
-        number.ok_or_else(|| wrong(format!("{} says: {}", self.tool, report.trim())))
+        }
+        if counts.all == 0 {
+            Err(wrong(format!("{} says: {}", self.tool, report.trim())))
+        } else {
+            Ok(counts)
+        }
     }
 
     fn tell(&mut self, what: &str) -> io::Result<()> {
@@ -139,3 +159,13 @@ impl Calls {
 }
 
 const ENTERED: &str = "raw_syscalls:sys_enter";
+/// Before the name of a call.
+const ENTER: &str = "syscalls:sys_enter_";
+const RECVS: &[&str] = &["recvfrom", "recvmsg", "read", "readv"];
+const SENDS: &[&str] = &["sendto", "sendmsg", "write", "writev"];
+
+/// What perf counts.
+fn events() -> String {
+    let names = RECVS.iter().chain(SENDS).map(|name| format!(",{ENTER}{name}"));
+    ENTERED.to_owned() + &names.collect::<String>()
+}

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::line::{Line, SIZE};
 use super::server::Addr;
@@ -17,7 +17,11 @@ pub(crate) struct Echo {
     clients: Vec<Client>,
     /// Lines that each has under way.
     depth: usize,
+    under_way: usize,
+    /// Clients that have not had a line back.
+    unheard: usize,
     buffer: Vec<u8>,
+    out: Vec<u8>,
     events: Vec<Event>,
 }
 
@@ -45,44 +49,63 @@ impl Echo {
             heard: false,
         };
         let clients = sockets.into_iter().enumerate().map(client).collect();
-        Ok(Self { epoll, clients, depth, buffer: vec![0; BUFFER], events: sys::events(EVENTS) })
+        let (buffer, out, events) = (vec![0; BUFFER], Vec::with_capacity(depth * SIZE), sys::events(EVENTS));
+        Ok(Self { epoll, clients, depth, under_way: 0, unheard: 0, buffer, out, events })
     }
 
     /// From the first line of each until the last has come back.
     pub(crate) fn run(&mut self, window: &mut Window<'_>) -> io::Result<()> {
-        let mut out = Vec::with_capacity(self.depth * SIZE);
-        let now = Instant::now();
-        for client in &mut self.clients {
-            client.send(&self.epoll, self.depth, now, &mut out)?;
-            client.heard = false;
-        }
-        let mut under_way = self.depth * self.clients.len();
-        let mut unheard = self.clients.len();
-        while under_way > 0 {
-            let count = self.epoll.wait_at_most(&mut self.events, STALL)?;
-            if count == 0 {
-                return Err(wrong(format!(
-                    "nothing came for {} s, {under_way} lines are missing",
-                    STALL.as_secs()
-                )));
-            }
-            let go_on = window.go_on(unheard == 0)?;
-            for event in &self.events[..count] {
-                let client = &mut self.clients[event.u64 as usize];
-                client.socket.serve(&self.epoll, event)?;
-                let (lines, now) = client.receive(&mut self.buffer, window)?;
-                if lines == 0 {
-                    continue;
-                }
-                unheard -= usize::from(!std::mem::replace(&mut client.heard, true));
-                if go_on {
-                    client.send(&self.epoll, lines, now, &mut out)?;
-                } else {
-                    under_way -= lines;
-                }
+        self.begin()?;
+        while self.under_way > 0 {
+            if !self.turn(STALL, window)? {
+                let (seconds, lines) = (STALL.as_secs(), self.under_way);
+                return Err(wrong(format!("nothing came for {seconds} s, {lines} lines are missing")));
             }
         }
         Ok(())
+    }
+
+    /// Sends the first lines of each.
+    pub(crate) fn begin(&mut self) -> io::Result<()> {
+        let now = Instant::now();
+        for client in &mut self.clients {
+            client.send(&self.epoll, self.depth, now, &mut self.out)?;
+            client.heard = false;
+        }
+        self.under_way = self.depth * self.clients.len();
+        self.unheard = self.clients.len();
+        Ok(())
+    }
+
+    /// Answers what comes within that time; whether anything has.
+    pub(crate) fn turn(&mut self, wait: Duration, window: &mut Window<'_>) -> io::Result<bool> {
+        let count = self.epoll.wait_at_most(&mut self.events, wait)?;
+        let go_on = window.go_on(self.unheard == 0)?;
+        for event in &self.events[..count] {
+            let client = &mut self.clients[event.u64 as usize];
+            client.socket.serve(&self.epoll, event)?;
+            let (lines, now) = client.receive(&mut self.buffer, window)?;
+            if lines == 0 {
+                continue;
+            }
+            self.unheard -= usize::from(!std::mem::replace(&mut client.heard, true));
+            if go_on {
+                client.send(&self.epoll, lines, now, &mut self.out)?;
+            } else {
+                self.under_way -= lines;
+            }
+        }
+        Ok(count > 0)
+    }
+
+    /// Lines that have not come back.
+    pub(crate) fn under_way(&self) -> usize {
+        self.under_way
+    }
+
+    /// Is readable when a turn has something to do.
+    pub(crate) fn epoll(&self) -> &Epoll {
+        &self.epoll
     }
 }
 

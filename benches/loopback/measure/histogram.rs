@@ -7,9 +7,17 @@ pub(crate) struct Histogram {
     all: u64,
 }
 
-impl Histogram {
-    pub(crate) fn new() -> Self {
+impl Default for Histogram {
+    fn default() -> Self {
         Self { counts: vec![0; place(u64::MAX) + 1], all: 0 }
+    }
+}
+
+impl Histogram {
+    /// All that the other one has counted.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.counts.iter_mut().zip(&other.counts).for_each(|(mine, theirs)| *mine += theirs);
+        self.all += other.all;
     }
 
     #[inline]

@@ -10,7 +10,7 @@ use super::line::{Line, SIZE};
 use super::server::Server;
 use super::socket::Socket;
 use super::sys::{self, Epoll};
-use super::window::{Figures, STALL, Times, Window};
+use super::window::{Figures, STALL, Sums, Times, Window};
 use super::wrong;
 
 /// Memory of each of `count` connections, and the server's CPU while all are silent.
@@ -67,15 +67,15 @@ fn greet(epoll: &Epoll, sockets: &mut [Socket]) -> io::Result<()> {
 /// it is without them.
 pub(crate) fn scale(idle: usize, server: &Server, times: Times, traced: bool) -> io::Result<Figures> {
     let mut echo = Echo::connect(server.addr(), BUSY, 1)?;
-    let mut alone = Window::new(server, times, false);
+    let mut alone = Sums::default();
     if !traced {
-        echo.run(&mut alone)?;
+        echo.run(&mut Window::new(server, times, false, &mut alone))?;
     }
     let epoll = Epoll::new()?;
     let sockets = Socket::connect(&epoll, server.addr(), BUSY as u64, idle)?;
     server.settle()?;
-    let mut beside = Window::new(server, times, traced);
-    echo.run(&mut beside)?;
+    let mut beside = Sums::default();
+    echo.run(&mut Window::new(server, times, traced, &mut beside))?;
     drop(sockets);
     let mut figures = beside.figures();
     if let (Some(beside), Some(alone)) = (figures.of("cpu_ns_each"), alone.figures().of("cpu_ns_each")) {
@@ -87,4 +87,4 @@ pub(crate) fn scale(idle: usize, server: &Server, times: Times, traced: bool) ->
 /// Clients that are busy among idle ones.
 pub(crate) const BUSY: usize = 50;
 /// Lines that are under way at once.
-const TOGETHER: usize = 64;
+pub(crate) const TOGETHER: usize = 64;

@@ -1,20 +1,24 @@
-//! Rounds: every peer gets the same load in turns, so that what disturbs the machine disturbs all alike.
+//! Rounds: every server gets the same load in turns, so that what disturbs the machine disturbs all alike.
 //!
-//! A round is the bare loop, each peer, and the bare loop again as a control; every second round goes backwards.
-//! A ratio is taken inside its round only, against the mean of the two.
+//! A round is the bare loop, each other one, and the bare loop again as a control, each a process of its own. All stand
+//! ready, and their time is cut into parts of a tenth of a second that take turns: forwards, backwards, forwards. What one
+//! part suffers its neighbours suffer as well, and a load that finds a rhythm (closed loops of many senders have two) is
+//! begun anew in each. A ratio is taken inside its round only, over all parts, against the mean of the two bare loops.
+//! Loads too big to stand side by side take turns as a whole; every second round goes backwards.
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::time::Duration;
 
 use super::calls;
 use super::server::{Peer, Start};
 use super::window::{Figures, Times};
-use super::work::Work;
+use super::work::{Running, Work};
 
 /// What is run.
 pub(crate) struct Plan {
     pub(crate) works: Vec<&'static Work>,
-    /// The first is what the others are compared with.
+    /// Beside those that a workload names, of which the first is what the others are compared with.
     pub(crate) peers: Vec<Peer>,
     pub(crate) rounds: usize,
     pub(crate) times: Times,
@@ -36,6 +40,8 @@ pub(crate) struct Record {
     /// The second run of the first peer.
     pub(crate) control: bool,
     pub(crate) figures: Figures,
+    /// CPU of each message in each part, in nanoseconds.
+    pub(crate) parts: Vec<f64>,
 }
 
 impl Record {
@@ -49,7 +55,8 @@ impl Record {
         for (name, value) in self.figures.iter().filter(|(_, value)| value.is_finite()) {
             line += &format!(",\"{name}\":{value}");
         }
-        line + "}\n"
+        let parts: Vec<String> = self.parts.iter().map(|part| format!("{part:.1}")).collect();
+        line + &format!(",\"parts\":[{}]}}\n", parts.join(","))
     }
 }
 
@@ -60,6 +67,8 @@ pub(crate) struct Results {
     pub(crate) failed: Vec<(&'static str, String, String)>,
     /// Workloads that need more than this machine has, and what.
     pub(crate) skipped: Vec<(&'static str, String)>,
+    /// Servers that are not on this machine.
+    pub(crate) absent: Vec<(&'static str, String)>,
 }
 
 impl Plan {
@@ -87,34 +96,99 @@ impl Plan {
         Ok(results)
     }
 
+    /// Who takes part, the bare loop first.
+    fn turns(&self, work: &'static Work, traced: bool, results: &mut Results) -> Vec<Turn> {
+        let mut turns = Vec::new();
+        // One that the command line describes stands in for the known one of that name.
+        for name in work.peers.iter().filter(|name| self.peers.iter().all(|peer| peer.name != **name)) {
+            match Peer::known(name) {
+                Ok(peer) => turns.push(Turn { peer, control: false, running: None }),
+                Err(needs) if results.absent.iter().all(|(known, _)| known != name) => {
+                    results.absent.push((*name, needs.to_string()));
+                }
+                Err(_) => {}
+            }
+        }
+        let able = self.peers.iter().filter(|peer| peer.modes.contains(&work.mode())).cloned();
+        turns.extend(able.map(|peer| Turn { peer, control: false, running: None }));
+        if !traced {
+            turns.extend(Peer::known(work.peers[0]).map(|peer| Turn { peer, control: true, running: None }));
+        }
+        let failed = |turn: &Turn| {
+            results.failed.iter().any(|(at, name, _)| *at == work.name && *name == turn.peer.name)
+        };
+        turns.retain(|turn| !failed(turn));
+        turns
+    }
+
     /// One round of one workload; without a number the one that counts system calls.
     fn round(&mut self, work: &'static Work, round: Option<usize>, results: &mut Results) -> io::Result<()> {
-        let able = self.peers.iter().filter(|peer| peer.modes.contains(&work.mode()));
-        let mut turns: Vec<_> = able.map(|peer| (peer, false)).collect();
-        if round.is_some() {
-            turns.extend(self.peers.first().map(|peer| (peer, true)));
-        }
+        let mut turns = self.turns(work, round.is_none(), results);
         if round.is_some_and(|round| round % 2 == 1) {
             turns.reverse();
         }
-        for (peer, control) in turns {
-            if results.failed.iter().any(|(at, name, _)| *at == work.name && *name == peer.name) {
-                continue;
+        let fits = work.descriptors() * turns.len() as u64 <= self.descriptors;
+        let together = if round.is_some() && work.has_parts() && fits { turns.len() } else { 1 };
+        let count = (self.times.run.as_secs_f64() / PART.as_secs_f64()).round().max(1.0) as u32;
+        let parts = if together > 1 { count } else { 1 };
+        for group in turns.chunks_mut(together) {
+            for turn in group.iter_mut() {
+                turn.start(work, self.start, results);
             }
-            let figures = match work.run(peer, self.start, self.times, round.is_none()) {
-                Ok(figures) => figures,
-                Err(error) => {
-                    eprintln!("{}, {}: {error}", work.name, peer.name);
-                    results.failed.push((work.name, peer.name.clone(), error.to_string()));
-                    continue;
+            for part in 0..parts {
+                let warm = if part == 0 { self.times.warm } else { self.times.warm.min(PART / 5) };
+                let times = Times { warm, run: self.times.run / parts };
+                let mut order: Vec<&mut Turn> = group.iter_mut().collect();
+                if part % 2 == 1 {
+                    order.reverse();
                 }
-            };
-            let record = Record { work: work.name, peer: peer.name.clone(), round, control, figures };
-            if let Some(file) = &mut self.json {
-                file.write_all(record.json().as_bytes())?;
+                for turn in order {
+                    turn.measure(work, times, round.is_none(), results);
+                }
             }
-            results.records.push(record);
+            for turn in group {
+                let Some(running) = turn.running.take() else { continue };
+                let (figures, parts) = running.figures();
+                let (peer, control) = (turn.peer.name.clone(), turn.control);
+                let record = Record { work: work.name, peer, round, control, figures, parts };
+                if let Some(file) = &mut self.json {
+                    file.write_all(record.json().as_bytes())?;
+                }
+                results.records.push(record);
+            }
         }
         Ok(())
     }
 }
+
+/// One server in one round.
+struct Turn {
+    peer: Peer,
+    control: bool,
+    /// Until it fails.
+    running: Option<Running>,
+}
+
+impl Turn {
+    fn start(&mut self, work: &'static Work, how: Start, results: &mut Results) {
+        match work.start(&self.peer, how) {
+            Ok(running) => self.running = Some(running),
+            Err(error) => self.fail(work, &error, results),
+        }
+    }
+
+    fn measure(&mut self, work: &'static Work, times: Times, traced: bool, results: &mut Results) {
+        if let Some(Err(error)) = self.running.as_mut().map(|running| running.measure(times, traced)) {
+            self.running = None;
+            self.fail(work, &error, results);
+        }
+    }
+
+    fn fail(&self, work: &'static Work, error: &io::Error, results: &mut Results) {
+        eprintln!("{}, {}: {error}", work.name, self.peer.name);
+        results.failed.push((work.name, self.peer.name.clone(), error.to_string()));
+    }
+}
+
+/// Of the time of a run.
+const PART: Duration = Duration::from_millis(100);

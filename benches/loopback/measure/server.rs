@@ -163,12 +163,57 @@ impl Peer {
 
     /// Any program. It must stay the one process that `exec` makes of it.
     pub(crate) fn other(name: &str, command: &str) -> Self {
-        let modes = vec![Mode::Echo, Mode::Broadcast];
         Self {
             name: name.into(),
             program: Program::Shell(command.into()),
             dialect: Dialect::default(),
-            modes,
+            modes: vec![Mode::Echo, Mode::Broadcast],
+        }
+    }
+
+    /// One that a workload names.
+    ///
+    /// # Errors
+    /// It is not on this machine.
+    pub(crate) fn known(name: &str) -> io::Result<Self> {
+        let chat = |command: &str| {
+            let dialect = Dialect { expect: Expect::All, ..Dialect::default() };
+            Self { dialect, ..Self::other(name, command) }
+        };
+        match name {
+            "redis" => {
+                there("redis-server --version", "redis-server")?;
+                let dialect = Dialect {
+                    login: "SUBSCRIBE c\r\n".into(),
+                    sender_login: Some("PING\r\n".into()),
+                    // Our lines hold spaces.
+                    prefix: "PUBLISH c \"".into(),
+                    suffix: "\"\r\n".into(),
+                    expect: Expect::Receivers,
+                };
+                Ok(Self {
+                    dialect,
+                    ..Self::other(
+                        name,
+                        "redis-server --port {port} --bind 127.0.0.1 --protected-mode no --save ''",
+                    )
+                })
+            }
+            "samplechat" => {
+                // Beside the directory of this program.
+                let exe = env::current_exe()?;
+                let chats = exe.parent().and_then(Path::parent).map(|path| path.join("examples/samplechat"));
+                let exe = chats.filter(|path| path.exists());
+                let exe = exe.ok_or_else(|| wrong("cargo build --release --example samplechat"))?;
+                let options = "--safe_text=false --junior_seconds 3600 --port {addr}";
+                Ok(chat(&format!("'{}' {options}", exe.display())))
+            }
+            "original" => {
+                there("perl -MIO::Multiplex -MNet::Server::Multiplex -e 1", "Net::Server and IO::Multiplex")?;
+                let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/perl/chat.pl");
+                Ok(chat(&format!("perl '{script}' --junior_seconds 3600 --port {{port}}")))
+            }
+            _ => Ok(Self::own(name)),
         }
     }
 
@@ -286,6 +331,12 @@ impl Drop for Server {
             remove(path);
         }
     }
+}
+
+/// Whether that command works here.
+fn there(command: &str, what: &str) -> io::Result<()> {
+    let command = Command::new("sh").args(["-c", &format!("{command} >/dev/null 2>&1")]).status()?;
+    if command.success() { Ok(()) } else { Err(wrong(what)) }
 }
 
 /// The socket, and what a server may have put beside it.

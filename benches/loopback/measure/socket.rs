@@ -4,7 +4,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::server::Addr;
 use super::sys::{self, Epoll, Event};
@@ -21,11 +21,17 @@ impl Socket {
     /// ports, and each rests for a minute after use.
     pub(crate) fn begin(addr: &Addr, nth: usize, token: u64) -> io::Result<Self> {
         let fd = match addr {
-            Addr::Tcp(port) => sys::connect_tcp(Ipv4Addr::new(127, 0, 1, 1 + (nth % 200) as u8), *port),
+            Addr::Tcp(port) => sys::connect_tcp(source(nth), *port, None),
             Addr::Unix(path) => sys::connect_unix(path),
         };
         let fd = fd.map_err(|error| wrong(format!("cannot connect to {addr}: {error}")))?;
         Ok(Self { fd, token, unsent: Vec::new() })
+    }
+
+    /// The same with the smallest receive buffer that there is; nothing watches it.
+    pub(crate) fn begin_small(addr: &Addr, nth: usize) -> io::Result<Self> {
+        let Addr::Tcp(port) = addr else { return Err(wrong("a small buffer needs TCP")) };
+        Ok(Self { fd: sys::connect_tcp(source(nth), *port, Some(1))?, token: nth as u64, unsent: Vec::new() })
     }
 
     /// `count` connections with the tokens from `first` on, in this order, watched for input.
@@ -81,6 +87,18 @@ impl Socket {
         Ok(())
     }
 
+    /// A few bytes, which wait for no room: the connection is new.
+    pub(crate) fn send_all(&self, bytes: &[u8]) -> io::Result<()> {
+        let until = Instant::now() + CONNECT_MAX;
+        loop {
+            match none_if_blocked(sys::send(self.fd.as_raw_fd(), bytes))? {
+                sent if sent == bytes.len() => return Ok(()),
+                0 if Instant::now() < until => thread::sleep(BREATH),
+                _ => return Err(wrong("the kernel takes no bytes")),
+            }
+        }
+    }
+
     /// What an event asks for before anything is read: sending what was kept.
     #[inline]
     pub(crate) fn serve(&mut self, epoll: &Epoll, event: &Event) -> io::Result<()> {
@@ -105,6 +123,10 @@ impl Socket {
     }
 }
 
+fn source(nth: usize) -> Ipv4Addr {
+    Ipv4Addr::new(127, 0, 1, 1 + (nth % 200) as u8)
+}
+
 #[inline]
 fn none_if_blocked(result: io::Result<usize>) -> io::Result<usize> {
     match result {
@@ -117,3 +139,5 @@ fn none_if_blocked(result: io::Result<usize>) -> io::Result<usize> {
 const TOGETHER: usize = 128;
 const BREATH: Duration = Duration::from_millis(1);
 const TRIES: u32 = 5000;
+/// For a handshake.
+const CONNECT_MAX: Duration = Duration::from_secs(5);

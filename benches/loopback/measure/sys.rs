@@ -38,6 +38,11 @@ impl Epoll {
         self.control(libc::EPOLL_CTL_MOD, fd, token, events)
     }
 
+    /// Has this one reported by the other, as long as it has events.
+    pub(crate) fn report_to(&self, other: &Self, token: u64) -> io::Result<()> {
+        other.add(self.0.as_raw_fd(), token, IN_LEVEL)
+    }
+
     fn control(&self, what: i32, fd: RawFd, token: u64, events: u32) -> io::Result<()> {
         let mut event = Event { events, u64: token };
         // SAFETY: the event lives through the call.
@@ -125,9 +130,12 @@ pub(crate) fn listen_unix(path: &Path) -> io::Result<OwnedFd> {
     listen(socket)
 }
 
-/// Begins to connect from `from`, one of the loopback addresses, without waiting for it.
-pub(crate) fn connect_tcp(from: Ipv4Addr, port: u16) -> io::Result<OwnedFd> {
+/// Begins to connect from `from`, one of the loopback addresses, without waiting for it. `receive_buffer` in bytes.
+pub(crate) fn connect_tcp(from: Ipv4Addr, port: u16, receive_buffer: Option<i32>) -> io::Result<OwnedFd> {
     let socket = socket(libc::AF_INET)?;
+    if let Some(bytes) = receive_buffer {
+        set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes)?;
+    }
     set_option(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
     // A port is chosen when the other end is known, so each source address has all of them.
     set_option(&socket, libc::SOL_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;

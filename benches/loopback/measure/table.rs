@@ -14,10 +14,10 @@ pub(crate) struct Tables<'a> {
 
 /// A middle value and where the true one lies.
 #[derive(Clone, Copy)]
-struct Spread {
-    median: f64,
-    low: f64,
-    high: f64,
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) low: f64,
+    pub(crate) high: f64,
 }
 
 impl Spread {
@@ -52,8 +52,8 @@ impl fmt::Display for Spread {
 }
 
 impl Tables<'_> {
-    fn records<'a>(&'a self, work: &'a Work, peer: &'a str) -> impl Iterator<Item = &'a Record> {
-        self.results.records.iter().filter(move |record| record.work == work.name && record.peer == peer)
+    fn records<'a>(&'a self, work: &'a str, peer: &'a str) -> impl Iterator<Item = &'a Record> {
+        self.results.records.iter().filter(move |record| record.work == work && record.peer == peer)
     }
 
     /// The peers that have a result there, the base first.
@@ -68,16 +68,31 @@ impl Tables<'_> {
         names
     }
 
+    /// A figure of one server.
+    pub(crate) fn values(&self, work: &Work, peer: &str, figure: &str) -> Option<Spread> {
+        Spread::of(self.records(work.name, peer).filter_map(|record| record.figures.of(figure)).collect())
+    }
+
     fn median(&self, work: &Work, peer: &str, figure: &str) -> Option<f64> {
-        let values = self.records(work, peer).filter_map(|record| record.figures.of(figure));
-        Spread::of(values.collect()).map(|spread| spread.median)
+        self.values(work, peer, figure).map(|spread| spread.median)
     }
 
     /// A figure against the base's, inside each round.
-    fn ratio(&self, work: &Work, peer: &str, figure: &str) -> Option<Spread> {
-        let ratios = self.records(work, peer).filter_map(|record| {
+    pub(crate) fn ratio(&self, work: &Work, peer: &str, figure: &str) -> Option<Spread> {
+        self.ratio_to(work, peer, figure, (work.name, self.base))
+    }
+
+    /// A figure against the same of that workload and server, inside each round.
+    pub(crate) fn ratio_to(
+        &self,
+        work: &Work,
+        peer: &str,
+        figure: &str,
+        than: (&str, &str),
+    ) -> Option<Spread> {
+        let ratios = self.records(work.name, peer).filter_map(|record| {
             let mine = record.figures.of(figure)?;
-            let same = self.records(work, self.base).filter(|base| base.round == record.round);
+            let same = self.records(than.0, than.1).filter(|base| base.round == record.round);
             let base: Vec<f64> = same.filter_map(|base| base.figures.of(figure)).collect();
             // The control is missing only where it failed.
             (!base.is_empty()).then(|| mine * base.len() as f64 / base.iter().sum::<f64>())
@@ -85,10 +100,20 @@ impl Tables<'_> {
         Spread::of(ratios.collect())
     }
 
+    /// Why its ratios of CPU are not to be believed.
+    pub(crate) fn void(&self, work: &Work) -> Option<String> {
+        let rounds = self.records(work.name, self.base).filter_map(|record| record.round).max()? + 1;
+        let control = self.control(work)?.median;
+        if (control - 1.0).abs() > VOID {
+            return Some(format!("A/A {control:.2}"));
+        }
+        (rounds < ROUNDS).then(|| format!("{rounds} of {ROUNDS} rounds"))
+    }
+
     /// The base against itself: its second run over its first.
     fn control(&self, work: &Work) -> Option<Spread> {
         let of = |record: &Record| Some((record.round?, record.control, record.figures.of("cpu_ns_each")?));
-        let runs: Vec<_> = self.records(work, self.base).filter_map(of).collect();
+        let runs: Vec<_> = self.records(work.name, self.base).filter_map(of).collect();
         let ratios = runs.iter().filter(|run| run.1).filter_map(|second| {
             let first = runs.iter().find(|run| run.0 == second.0 && !run.1)?;
             Some(second.2 / first.2)
@@ -99,14 +124,12 @@ impl Tables<'_> {
     fn timed_row(&self, work: &Work, peer: &str, out: &mut String) -> fmt::Result {
         let base = peer == self.base;
         let spread = if base { self.control(work) } else { self.ratio(work, peer, "cpu_ns_each") };
-        let is_void = self.control(work).is_some_and(|control| (control.median - 1.0).abs() > VOID);
         let against = match spread {
-            Some(spread) if base => format!("A/A {spread}{}", if is_void { " **void**" } else { "" }),
+            Some(spread) if base => format!("A/A {spread}"),
             Some(spread) => spread.to_string(),
             None => String::new(),
         };
-        let goal = work.goal.filter(|_| peer == OURS).map_or(String::new(), |goal| format!("<= {goal:.2}"));
-        write!(out, "| {} | {peer} | {against} | {goal} |", work.name)?;
+        write!(out, "| {} | {peer} | {against} |", work.name)?;
         for figure in ["cpu_ns_each", "per_second", "p50_us", "p99_us", "p999_us", "calls_each"] {
             let value = self.median(work, peer, figure).filter(|value| *value > 0.0);
             let text = value.map_or(String::new(), |value| grouped(value, figure == "calls_each"));
@@ -126,10 +149,10 @@ impl Tables<'_> {
         }
         writeln!(
             out,
-            "| workload | server | CPU each, x {} | goal | CPU ns each | messages/s | p50 us | p99 us | p99.9 us | system calls each |",
+            "| workload | server | CPU each, x {} | CPU ns each | messages/s | p50 us | p99 us | p99.9 us | system calls each |",
             self.base
         )?;
-        writeln!(out, "|---|---|---|---|--:|--:|--:|--:|--:|--:|")?;
+        writeln!(out, "|---|---|---|--:|--:|--:|--:|--:|--:|")?;
         for work in works {
             for peer in self.peers(work) {
                 self.timed_row(work, peer, out)?;
@@ -142,7 +165,7 @@ impl Tables<'_> {
         for (figures, head) in [
             (
                 &["bytes_each", "bytes_each_after", "idle_cpu_us_per_s"][..],
-                "bytes for each connection (goal 64) | after a line of each | CPU us/s while idle",
+                "bytes for each connection | after a line of each | CPU us/s while idle",
             ),
             (&["against_alone"][..], "CPU each with the idle ones, x without"),
         ] {
@@ -168,22 +191,78 @@ impl Tables<'_> {
         Ok(())
     }
 
-    /// A Unix socket instead of TCP, the same load: the first peer after the base.
-    fn unix(&self, out: &mut String) -> fmt::Result {
-        let find = |name| WORKS.iter().find(|work| work.name == name);
-        let (Some(tcp), Some(unix)) = (find("echo_50"), find("unix_50")) else { return Ok(()) };
-        for peer in self.peers(unix) {
-            let ratio = |figure| Some(self.median(unix, peer, figure)? / self.median(tcp, peer, figure)?);
-            if let (Some(cpu), Some(rate)) = (ratio("cpu_ns_each"), ratio("per_second")) {
-                writeln!(out, "unix_50 against echo_50, {peer}: CPU {cpu:.2}, messages/s {rate:.2}")?;
+    /// What a client's load does to the time of 50 others.
+    fn mixed(&self, out: &mut String) -> fmt::Result {
+        let Some(work) = WORKS.iter().find(|work| self.median(work, self.base, "alone_p50_us").is_some())
+        else {
+            return Ok(());
+        };
+        writeln!(out, "| 50 clients | server | p50 us (x alone, x {0}) | p99 us | p99.9 us |", self.base)?;
+        writeln!(out, "|---|---|--:|--:|--:|")?;
+        for (case, figures) in MIXED {
+            for peer in self.peers(work) {
+                write!(out, "| {case} | {peer} |")?;
+                for (figure, alone) in figures.iter().zip(MIXED[0].1) {
+                    let value = self.median(work, peer, figure).unwrap_or(f64::NAN);
+                    let alone = value / self.median(work, peer, alone).unwrap_or(f64::NAN);
+                    let ratio = self.ratio(work, peer, figure).map_or(f64::NAN, |ratio| ratio.median);
+                    write!(out, " {} ({alone:.2}, {ratio:.2}) |", grouped(value, false))?;
+                }
+                writeln!(out)?;
             }
         }
-        Ok(())
+        writeln!(out)
+    }
+
+    fn goals(&self, out: &mut String) -> fmt::Result {
+        let goals = WORKS.iter().flat_map(|work| work.goals.iter().map(move |goal| (work, goal)));
+        let known: Vec<_> =
+            goals.filter_map(|(work, goal)| Some((work, goal, goal.verdict(work, self)?))).collect();
+        if known.is_empty() {
+            return Ok(());
+        }
+        writeln!(out, "| workload | goal | measured | |")?;
+        writeln!(out, "|---|---|--:|---|")?;
+        for (work, goal, (spread, verdict)) in known {
+            writeln!(out, "| {} | {} | {spread} | {verdict} |", work.name, goal.text(self.base))?;
+        }
+        writeln!(out)
+    }
+
+    /// How far the parts of one load lie apart: where they have more than one rhythm, it is seen here.
+    fn parts(&self, out: &mut String) -> fmt::Result {
+        for work in WORKS {
+            for peer in self.peers(work) {
+                let mut parts: Vec<f64> = self
+                    .records(work.name, peer)
+                    .filter(|r| r.round.is_some())
+                    .flat_map(|r| r.parts.clone())
+                    .collect();
+                parts.sort_by(f64::total_cmp);
+                let Some(last) = parts.len().checked_sub(1).filter(|last| *last >= PARTS) else { continue };
+                let at = |tenths: usize| grouped(parts[last * tenths / 10], false);
+                writeln!(
+                    out,
+                    "{}, {peer}: CPU ns each in {} parts, from the lowest tenth to the highest: {}, {}, **{}**, {}, {}",
+                    work.name,
+                    parts.len(),
+                    at(1),
+                    at(3),
+                    at(5),
+                    at(7),
+                    at(9)
+                )?;
+            }
+        }
+        writeln!(out)
     }
 
     fn notes(&self, out: &mut String) -> fmt::Result {
         for (work, peer, error) in &self.results.failed {
             writeln!(out, "failed: {work}, {peer}: {error}")?;
+        }
+        for (name, needs) in &self.results.absent {
+            writeln!(out, "without {name}: needs {needs}")?;
         }
         for (work, needs) in &self.results.skipped {
             writeln!(out, "skipped: {work} needs {needs}")?;
@@ -202,7 +281,9 @@ impl fmt::Display for Tables<'_> {
         let mut out = String::new();
         self.timed(&mut out)?;
         self.others(&mut out)?;
-        self.unix(&mut out)?;
+        self.mixed(&mut out)?;
+        self.goals(&mut out)?;
+        self.parts(&mut out)?;
         self.notes(&mut out)?;
         f.write_str(&out)
     }
@@ -224,7 +305,15 @@ fn grouped(value: f64, is_small: bool) -> String {
     out
 }
 
-/// The peer that the goals are for.
-const OURS: &str = "ours";
 /// How far the base may be from itself.
 const VOID: f64 = 0.02;
+/// Fewer say nothing about a goal.
+const ROUNDS: usize = 9;
+/// Fewer are no distribution.
+const PARTS: usize = 20;
+/// The cases of the mixed load.
+const MIXED: &[(&str, [&str; 3])] = &[
+    ("alone", ["alone_p50_us", "alone_p99_us", "alone_p999_us"]),
+    ("beside one that pipelines", ["pipeline_p50_us", "pipeline_p99_us", "pipeline_p999_us"]),
+    ("beside 1000 that read slowly", ["slow_p50_us", "slow_p99_us", "slow_p999_us"]),
+];

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::calls::Calls;
+use super::calls::{Calls, Counts};
 use super::histogram::Histogram;
 use super::server::Server;
 use super::{sys, wrong};
@@ -42,6 +42,48 @@ enum Phase {
     Over,
 }
 
+/// What all measurements of one server add up to.
+#[derive(Default)]
+pub(crate) struct Sums {
+    messages: u64,
+    time: Duration,
+    server: Duration,
+    load: Duration,
+    latency: Histogram,
+    calls: Option<Counts>,
+    /// CPU of each message, in nanoseconds, by measurement.
+    pub(crate) parts: Vec<f64>,
+}
+
+impl Sums {
+    pub(crate) fn figures(&self) -> Figures {
+        let mut figures = Figures::default();
+        let each = |all: f64| if self.messages > 0 { all / self.messages as f64 } else { f64::NAN };
+        figures.put("messages", self.messages as f64);
+        if let Some(calls) = &self.calls {
+            figures.put("calls_each", each(calls.all as f64));
+            figures.put("recvs_each", each(calls.recvs as f64));
+            figures.put("sends_each", each(calls.sends as f64));
+            return figures;
+        }
+        let seconds = self.time.as_secs_f64();
+        figures.put("seconds", seconds);
+        figures.put("per_second", self.messages as f64 / seconds);
+        figures.put("cpu_ns_each", each(self.server.as_nanos() as f64));
+        figures.put("server_busy", self.server.as_secs_f64() / seconds);
+        figures.put("load_busy", self.load.as_secs_f64() / seconds);
+        for (name, part) in [("p50_us", 0.5), ("p99_us", 0.99), ("p999_us", 0.999)] {
+            figures.put(name, self.latency.quantile_us(part));
+        }
+        figures
+    }
+
+    /// A quantile of the times, in microseconds.
+    pub(crate) fn quantile_us(&self, part: f64) -> f64 {
+        self.latency.quantile_us(part)
+    }
+}
+
 /// One measurement of one server. A load asks [`go_on`](Self::go_on) after every batch of events.
 pub(crate) struct Window<'a> {
     server: &'a Server,
@@ -51,9 +93,9 @@ pub(crate) struct Window<'a> {
     phase: Phase,
     until: Instant,
     begun: Option<Begun>,
-    figures: Figures,
     messages: u64,
     latency: Histogram,
+    sums: &'a mut Sums,
 }
 
 struct Begun {
@@ -64,7 +106,7 @@ struct Begun {
 }
 
 impl<'a> Window<'a> {
-    pub(crate) fn new(server: &'a Server, times: Times, traced: bool) -> Self {
+    pub(crate) fn new(server: &'a Server, times: Times, traced: bool, sums: &'a mut Sums) -> Self {
         Self {
             server,
             times,
@@ -72,9 +114,9 @@ impl<'a> Window<'a> {
             phase: Phase::Before,
             until: Instant::now() + START_MAX,
             begun: None,
-            figures: Figures::default(),
             messages: 0,
-            latency: Histogram::new(),
+            latency: Histogram::default(),
+            sums,
         }
     }
 
@@ -124,7 +166,7 @@ impl<'a> Window<'a> {
 
     fn begin(&mut self) -> io::Result<()> {
         let calls = if self.traced { Some(Calls::count(self.server.pid())?) } else { None };
-        (self.messages, self.latency) = (0, Histogram::new());
+        (self.messages, self.latency) = (0, Histogram::default());
         let load = sys::cpu_time(std::process::id())?;
         self.begun = Some(Begun { at: Instant::now(), server: self.server.cpu_time()?, load, calls });
         self.phase = Phase::Run;
@@ -135,30 +177,19 @@ impl<'a> Window<'a> {
     fn end(&mut self) -> io::Result<()> {
         let begun = self.begun.take().ok_or_else(|| wrong("the window was never open"))?;
         let server = self.server.cpu_time()? - begun.server;
-        let seconds = begun.at.elapsed().as_secs_f64();
-        let load = sys::cpu_time(std::process::id())? - begun.load;
-        let messages = self.messages as f64;
-        let each = |all: f64| if messages > 0.0 { all / messages } else { f64::NAN };
-        self.figures.put("messages", messages);
+        self.sums.time += begun.at.elapsed();
+        self.sums.server += server;
+        self.sums.load += sys::cpu_time(std::process::id())? - begun.load;
+        self.sums.messages += self.messages;
+        self.sums.latency.add(&self.latency);
+        if self.messages > 0 {
+            self.sums.parts.push(server.as_nanos() as f64 / self.messages as f64);
+        }
         if let Some(calls) = begun.calls {
-            self.figures.put("calls_each", each(calls.end()? as f64));
-        } else {
-            self.figures.put("seconds", seconds);
-            self.figures.put("per_second", messages / seconds);
-            self.figures.put("cpu_ns_each", each(server.as_nanos() as f64));
-            self.figures.put("server_busy", server.as_secs_f64() / seconds);
-            self.figures.put("load_busy", load.as_secs_f64() / seconds);
-            for (name, part) in [("p50_us", 0.5), ("p99_us", 0.99), ("p999_us", 0.999)] {
-                self.figures.put(name, self.latency.quantile_us(part));
-            }
+            self.sums.calls = Some(calls.end()?);
         }
         self.phase = Phase::Over;
         Ok(())
-    }
-
-    /// What was measured.
-    pub(crate) fn figures(self) -> Figures {
-        self.figures
     }
 }
 

@@ -66,8 +66,9 @@ fn ended<'a>(out: &'a mut Vec<u8>, line: &[u8]) -> &'a [u8] {
     out
 }
 
-pub(super) fn serve(mode: Mode, addr: &Addr) -> io::Result<()> {
-    let limits = Limits { idle_time: Some(IDLE_TIME), ..Limits::default() };
+/// `gather`: a big flush waits for more lines, which is off unless a server asks for it.
+pub(super) fn serve(mode: Mode, addr: &Addr, gather: bool) -> io::Result<()> {
+    let limits = Limits { idle_time: Some(IDLE_TIME), gather, ..Limits::default() };
     let server = Lines { mode, line: Vec::new(), listeners: Vec::new() };
     let mut mux = Mux::new(server, limits).map_err(io::Error::other)?;
     let at = match addr {
