@@ -313,11 +313,11 @@ impl Server {
         })
     }
 
-    /// Memory that is its own and no file's, in bytes.
+    /// Memory that it has in use, code too, in bytes.
     pub(crate) fn memory(&self) -> io::Result<u64> {
         let path = format!("/proc/{}/smaps_rollup", self.pid());
         let text = fs::read_to_string(&path).map_err(|error| wrong(format!("{path}: {error}")))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:"));
+        let line = text.lines().find_map(|line| line.strip_prefix("Rss:"));
         let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
         kib.map(|kib| kib * 1024).ok_or_else(|| wrong(format!("{path} does not tell")))
     }
