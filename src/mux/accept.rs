@@ -17,13 +17,12 @@ use super::conn::{Flag, Phase};
 use super::conns::Conns;
 use super::context::Member;
 use super::server::Server;
-use super::timers::TimerKey;
+use super::timers::{TimerId, TimerKey};
 use super::{FIRST_DOOR, Mux};
 use crate::config::Limits;
 use crate::logging::{CLIENTS, Quiet};
 use crate::net::{Listener, PeerAddr, Stream};
 use crate::slots::ConnId;
-use crate::wheel::TimerId;
 use crate::{Error, ErrorKind, Result};
 
 /// A listener and how it stands.

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use super::callback::{CloseReason, Peer};
 use super::connect::Opening;
+use super::timers::TimerId;
 use crate::buffer::{Input, Output};
 use crate::net::{PeerAddr, Stream};
-use crate::wheel::TimerId;
 
 /// Where a connection stands. It only ever moves down this list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -678,4 +678,4 @@ pub(super) const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE)
 const POOL_MAX: usize = 1024;
 const POOLED_MAX_BYTES: usize = 16 * 1024;
 
-pub(super) type ServerTimers = HashMap<u64, crate::wheel::TimerId>;
+pub(super) type ServerTimers = HashMap<u64, super::timers::TimerId>;

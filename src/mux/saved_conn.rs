@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 
 use super::callback::Peer;
 use super::conn::{Conn, Flag, Phase, Rare, WriteSide};
-use super::timers::Timers;
+use super::timers::{TimerId, Timers};
 use crate::buffer::{Input, Output};
 use crate::config::Limits;
 use crate::net::{Credentials, PeerAddr, Stream, StreamKind};
 use crate::slots::ConnId;
 use crate::state::{StateError, StateReader, StateWriter};
-use crate::wheel::TimerId;
 
 /// One moment, on the clock of this image and on the one that both images know.
 #[derive(Clone, Debug)]
@@ -57,7 +56,7 @@ impl Clock {
 impl Timers {
     /// What is left of a timer at that moment.
     pub(super) fn left(&self, id: TimerId, clock: &Clock) -> Option<Duration> {
-        self.wheel.deadline(id).map(|at| clock.left(at))
+        self.wheel.deadline(id.name()).map(|at| clock.left(at))
     }
 }
 

@@ -68,8 +68,7 @@ impl<S: Server> Mux<S> {
         self.conns.timers.wheel.collect(self.conns.now, budget);
         if !self.conns.timers.wheel.is_empty() {
             let mut tick = false;
-            while let Some((_, key)) = self.conns.timers.wheel.pop_due() {
-                self.conns.fired(key);
+            while let Some(key) = self.conns.pop_due() {
                 self.conns.metrics.expiries += 1;
                 match key {
                     TimerKey::Deadline(id) => self.deadline_due(id),

@@ -4,13 +4,16 @@
 //! there is a wish at all, and the deadline counts from there. So a slow callback never makes a timer early that
 //! another callback set.
 
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
+
+use slab::Slab;
 
 use super::callback::CloseReason;
 use super::conn::{Conn, Flag, Phase};
 use super::conns::{Conns, ServerTimers};
 use crate::slots::ConnId;
-use crate::wheel::{TimerId, Wheel};
+use crate::wheel::Wheel;
 
 /// What is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +36,54 @@ pub(super) enum TimerKey {
     Outside,
 }
 
+/// A timer that is armed, by its name in the wheel.
+///
+/// A connection's two are named by its slot, so that neither side stores who the other is: they are stopped before the
+/// slot is free (`Conns::cut`), and none is granted to a connection that is gone. All others have a place in a table.
+/// Eight slots and one place of the table take 17 names in turn, as the wheel wants its names dense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TimerId(NonZeroU32);
+
+/// Whose timer it is.
+enum Owner {
+    Deadline(usize),
+    Guard(usize),
+    House(usize),
+}
+
+impl TimerId {
+    fn of(owner: &Owner) -> Self {
+        let name = match *owner {
+            Owner::Deadline(slot) => slot / SLOTS * NAMES + slot % SLOTS * 2,
+            Owner::Guard(slot) => slot / SLOTS * NAMES + slot % SLOTS * 2 + 1,
+            Owner::House(place) => place * NAMES + NAMES - 1,
+        };
+        let above = u32::try_from(name + 1).ok().and_then(NonZeroU32::new);
+        Self(above.expect("no process has so many descriptors or timers"))
+    }
+
+    pub(super) fn name(self) -> u32 {
+        self.0.get() - 1
+    }
+}
+
+impl Owner {
+    fn of(name: u32) -> Self {
+        let (row, column) = (name as usize / NAMES, name as usize % NAMES);
+        match column {
+            HOUSE => Self::House(row),
+            _ if column % 2 == 0 => Self::Deadline(row * SLOTS + column / 2),
+            _ => Self::Guard(row * SLOTS + column / 2),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Timers {
-    pub(super) wheel: Wheel<TimerKey>,
+    pub(super) wheel: Wheel,
     wishes: Vec<(TimerKey, Option<Duration>)>,
+    /// Keys of the armed timers that are no connection's.
+    house: Slab<TimerKey>,
     pub(super) server: ServerTimers,
     pub(super) tick: Option<TimerId>,
     sweep: Option<TimerId>,
@@ -49,6 +96,7 @@ impl Timers {
         Self {
             wheel: Wheel::new(now),
             wishes: Vec::new(),
+            house: Slab::new(),
             server: ServerTimers::new(),
             tick: None,
             sweep: None,
@@ -67,7 +115,48 @@ impl Timers {
     #[inline]
     pub(super) fn stop(&mut self, timer: &mut Option<TimerId>) {
         if let Some(id) = timer.take() {
-            self.wheel.remove(id);
+            self.wheel.disarm(id.name());
+            if let Owner::House(place) = Owner::of(id.name()) {
+                self.house.try_remove(place);
+            }
+        }
+    }
+
+    /// Sets one of those that are kept here.
+    fn set_own(&mut self, key: TimerKey, after: Option<Duration>, now: Instant) {
+        let mut timer = self.own(key).and_then(Option::take);
+        self.set(&mut timer, key, after, now);
+        if let Some(own) = self.own(key) {
+            *own = timer;
+        }
+    }
+
+    fn own(&mut self, key: TimerKey) -> Option<&mut Option<TimerId>> {
+        match key {
+            TimerKey::Tick => Some(&mut self.tick),
+            TimerKey::Sweep => Some(&mut self.sweep),
+            TimerKey::Stop => Some(&mut self.stop),
+            TimerKey::Outside => Some(&mut self.outside),
+            _ => None,
+        }
+    }
+
+    /// Arms the timer of `key`, anew if it is armed, or stops it. A time past the end of the clock never comes.
+    fn set(&mut self, timer: &mut Option<TimerId>, key: TimerKey, after: Option<Duration>, now: Instant) {
+        let Some(after) = after.filter(|after| now.checked_add(*after).is_some()) else {
+            return self.stop(timer);
+        };
+        let id = *timer.get_or_insert_with(|| {
+            TimerId::of(&match key {
+                TimerKey::Deadline(id) => Owner::Deadline(id.slot()),
+                TimerKey::Guard(id) => Owner::Guard(id.slot()),
+                key => Owner::House(self.house.insert(key)),
+            })
+        });
+        if after.is_zero() {
+            self.wheel.arm_due(id.name());
+        } else {
+            self.wheel.arm_after(id.name(), now, after);
         }
     }
 }
@@ -103,54 +192,56 @@ impl Conns {
                 _ => return,
             },
             TimerKey::Server(key) => {
-                if let Some(id) = timers.server.remove(&key) {
-                    timers.wheel.remove(id);
-                }
-                if let Some(id) = start(&mut timers.wheel, now, TimerKey::Server(key), after) {
-                    timers.server.insert(key, id);
-                }
+                let mut timer = timers.server.remove(&key);
+                timers.set(&mut timer, TimerKey::Server(key), after, now);
+                timers.server.extend(timer.map(|id| (key, id)));
                 return;
             }
             TimerKey::Door(door) => match self.doors.get_mut(door) {
                 Some(door) => &mut door.timer,
                 None => return,
             },
-            TimerKey::Tick => &mut timers.tick,
-            TimerKey::Sweep => &mut timers.sweep,
-            TimerKey::Stop => &mut timers.stop,
-            TimerKey::Outside => &mut timers.outside,
+            key => return timers.set_own(key, after, now),
         };
-        if let Some(id) = place.take() {
-            timers.wheel.remove(id);
-        }
-        *place = start(&mut timers.wheel, now, key, after);
+        timers.set(place, key, after, now);
     }
 
-    /// The timer of `key` has fired and is gone from the wheel.
-    pub(super) fn fired(&mut self, key: TimerKey) {
-        match key {
-            TimerKey::Deadline(id) => {
-                if let Some(conn) = self.slots.at_mut(id) {
+    /// Takes the next timer that is due out of the wheel.
+    pub(super) fn pop_due(&mut self) -> Option<TimerKey> {
+        loop {
+            let found = match Owner::of(self.timers.wheel.pop_due()?) {
+                Owner::Deadline(slot) => self.slots.in_slot(slot).map(|(id, conn)| {
                     conn.deadline = None;
-                }
-            }
-            TimerKey::Guard(id) => {
-                if let Some(conn) = self.slots.at_mut(id) {
+                    TimerKey::Deadline(id)
+                }),
+                Owner::Guard(slot) => self.slots.in_slot(slot).map(|(id, conn)| {
                     conn.guard = None;
+                    TimerKey::Guard(id)
+                }),
+                Owner::House(place) => {
+                    self.timers.house.try_remove(place).inspect(|key| self.house_fired(*key))
                 }
+            };
+            debug_assert!(found.is_some(), "a timer goes before its owner");
+            if found.is_some() {
+                return found;
             }
-            TimerKey::Server(key) => {
-                self.timers.server.remove(&key);
-            }
+        }
+    }
+
+    fn house_fired(&mut self, key: TimerKey) {
+        match key {
+            TimerKey::Server(key) => _ = self.timers.server.remove(&key),
             TimerKey::Door(door) => {
                 if let Some(door) = self.doors.get_mut(door) {
                     door.timer = None;
                 }
             }
-            TimerKey::Tick => self.timers.tick = None,
-            TimerKey::Sweep => self.timers.sweep = None,
-            TimerKey::Stop => self.timers.stop = None,
-            TimerKey::Outside => self.timers.outside = None,
+            key => {
+                if let Some(own) = self.timers.own(key) {
+                    *own = None;
+                }
+            }
         }
     }
 
@@ -235,19 +326,10 @@ fn due(since: Option<Instant>, limit: Option<Duration>, now: Instant) -> bool {
     matches!((since, limit), (Some(since), Some(limit)) if now >= since + limit)
 }
 
-fn start(
-    wheel: &mut Wheel<TimerKey>,
-    now: Instant,
-    key: TimerKey,
-    after: Option<Duration>,
-) -> Option<TimerId> {
-    let after = after?;
-    if after.is_zero() {
-        return Some(wheel.insert_due(key));
-    }
-    // A time past the end of the clock never comes.
-    now.checked_add(after).map(|at| wheel.insert(at, key))
-}
-
+/// Slots whose timers stand together, their names and the one of the table.
+const SLOTS: usize = 8;
+const NAMES: usize = 2 * SLOTS + 1;
+/// The last name of each row is the table's.
+const HOUSE: usize = NAMES - 1;
 /// Between two looks for a lost edge.
 const SWEEP: Duration = Duration::from_secs(1);
