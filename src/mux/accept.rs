@@ -208,9 +208,7 @@ impl<S: Server> Mux<S> {
         conn.phase = Phase::Open;
         conn.clear(Flag::FRESH);
         conn.told = self.conns.fanout.len();
-        if self.conns.limits.idle_time.is_some() {
-            conn.rare().heard = Some(self.conns.now);
-        }
+        conn.heard = self.conns.timers.hearing;
         // What happened to it while it was being opened.
         let late = conn.rare.as_mut().is_some_and(|rare| std::mem::take(&mut rare.late));
         let woken = conn.is(Flag::WOKEN);

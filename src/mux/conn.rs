@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::callback::{CloseReason, Peer};
 use super::connect::Opening;
-use super::timers::TimerId;
+use super::timers::{Heard, TimerId};
 use crate::buffer::{Input, Output};
 use crate::net::{PeerAddr, Stream};
 
@@ -99,6 +99,8 @@ pub(super) struct Conn {
     pub(super) deadline: Option<TimerId>,
     /// The mux's own: connect, idle and line, drain or linger, as the phase says.
     pub(super) guard: Option<TimerId>,
+    /// When bytes last came.
+    pub(super) heard: Heard,
     /// Unconsumed input; none when there is none.
     pub(super) held: Option<Box<Input>>,
     /// Unsent output; none when there is none.
@@ -122,8 +124,6 @@ pub(super) struct Rare {
     pub(super) linger_until: Option<Instant>,
     /// Bytes read and thrown away.
     pub(super) discarded: usize,
-    /// When bytes last came; kept only with an idle limit.
-    pub(super) heard: Option<Instant>,
     /// When the unfinished line began; kept only with a line deadline.
     pub(super) line_began: Option<Instant>,
     /// Lines that may still come now, and when that was counted; kept only with a rate.
@@ -150,6 +150,7 @@ impl Conn {
             told: 0,
             deadline: None,
             guard: None,
+            heard: Heard::NEVER,
             held: None,
             output: None,
             rare: None,

@@ -346,11 +346,11 @@ impl Conns {
         Self {
             offload: Offload::new(limits.offload_threads, limits.offload_queue),
             pool: Pool::new(&limits),
+            timers: Timers::new(now, limits.idle_time),
             limits: Rc::new(limits),
             slots: Slots::default(),
             lists: Lists::default(),
             fanout: Fanout::default(),
-            timers: Timers::new(now),
             metrics: Metrics::default(),
             registry,
             doors: Vec::new(),

@@ -18,7 +18,7 @@ use super::conn::{Conn, Flag, Phase, WriteSide};
 use super::offload::Tell;
 use super::saved_conn::{Clock, Role, SavedConn};
 use super::server::{Closing, Server};
-use super::timers::TimerKey;
+use super::timers::{Heard, TimerKey};
 use super::{Mux, OUTSIDE, Peer, Room};
 use crate::net::{Listener, LocalAddr, Stream};
 use crate::slots::{ConnId, Slots};
@@ -401,10 +401,11 @@ impl<S: Server> Mux<S> {
 
     fn restore_shared(&mut self, saved: SavedLoop) -> (u32, Clock) {
         let clock = Clock::of(saved.stamp);
-        (self.conns.serial, self.conns.now) = (saved.serial, Instant::now());
+        self.conns.serial = saved.serial;
         // The same start: rounding to whole milliseconds must not add up over many restarts.
         let start = clock.at.checked_sub(saved.since_start).unwrap_or(clock.at);
         self.conns.timers.wheel = Wheel::new(start);
+        self.conns.set_now(Instant::now());
         self.conns.timers.wheel.collect(self.conns.now, 0);
         self.first_tick = saved.tick.map(|left| clock.at + left);
         for (key, left) in saved.timers {
@@ -439,7 +440,7 @@ impl<S: Server> Mux<S> {
         if let Some(addr) = saved.counted() {
             self.census.enter(&self.conns.limits, &addr);
         }
-        let conn = saved.into_conn(fd, &self.conns.limits, clock).map_err(fail)?;
+        let conn = saved.into_conn(fd, &self.conns.limits, &self.conns.timers, clock).map_err(fail)?;
         self.conns.refused += usize::from(conn.rare.as_ref().is_some_and(|rare| rare.refused));
         if let Some(member) = stand_in {
             self.clients.put(id, member);
@@ -456,13 +457,13 @@ impl<S: Server> Mux<S> {
     /// Registers every connection that was restored, and puts it on the lists that it belongs to.
     fn take_up(&mut self) -> Result<()> {
         let conns = &mut self.conns;
-        let (now, idle) = (conns.now, conns.limits.idle_time.is_some());
+        let now = conns.now;
         let line = conns.limits.line_time.is_some();
         let mut open = Vec::new();
         for (id, conn) in conns.slots.iter_mut() {
             if conn.phase == Phase::Open {
-                if idle && !conn.is(Flag::EOF_SEEN) {
-                    conn.rare().heard.get_or_insert(now);
+                if conn.heard == Heard::NEVER && !conn.is(Flag::EOF_SEEN) {
+                    conn.heard = conns.timers.hearing;
                 }
                 if line && conn.held.is_some() {
                     conn.rare().line_began.get_or_insert(now);

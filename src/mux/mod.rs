@@ -390,7 +390,7 @@ impl<S: Server> Mux<S> {
 
     /// Phase 2.
     fn begin(&mut self) {
-        self.conns.now = Instant::now();
+        self.conns.set_now(Instant::now());
         self.conns.metrics.turns += 1;
         self.turn = self.turn.wrapping_add(1).max(1);
         self.calls = 0;

@@ -13,7 +13,7 @@ use super::Mux;
 use super::callback::{CloseReason, MuxCallback};
 use super::conn::{Conn, Flag, Phase, WriteSide};
 use super::server::Server;
-use super::timers::TimerKey;
+use super::timers::{Heard, TimerKey};
 use crate::buffer::Input;
 use crate::logging::CLIENTS;
 use crate::slots::ConnId;
@@ -146,9 +146,7 @@ impl<S: Server> Mux<S> {
                     if conn.is(Flag::SWEPT) {
                         self.suspects.push(id);
                     }
-                    if self.conns.limits.idle_time.is_some() {
-                        conn.rare().heard = Some(self.conns.now);
-                    }
+                    conn.heard = self.conns.timers.hearing;
                     match conn.held.take() {
                         Some(mut held) => {
                             held.append(scratch.bytes());
@@ -256,13 +254,14 @@ impl<S: Server> Mux<S> {
             self.conns.lists.ready(id, conn);
         }
         if line_time.is_some() {
-            let unfinished = conn.held.is_some();
-            let rare = conn.rare();
-            if !unfinished {
+            if conn.held.is_some() {
+                let rare = conn.rare();
+                if rare.line_began.is_none() || used > 0 {
+                    rare.line_began = Some(now);
+                    guard = true;
+                }
+            } else if let Some(rare) = conn.rare.as_mut() {
                 rare.line_began = None;
-            } else if rare.line_began.is_none() || used > 0 {
-                rare.line_began = Some(now);
-                guard = true;
             }
         }
         if guard {
@@ -307,9 +306,10 @@ impl<S: Server> Mux<S> {
             self.conns.pool.give_back_input(held);
         }
         if let Some(conn) = self.conns.slots.at_mut(id) {
+            // The peer cannot speak any more: its silence is no fault.
+            conn.heard = Heard::NEVER;
             if let Some(rare) = conn.rare.as_mut() {
-                // The peer cannot speak any more: its silence is no fault.
-                (rare.heard, rare.line_began) = (None, None);
+                rare.line_began = None;
             }
             if !conn.is(Flag::HOLD_OPEN) || conn.write_side != WriteSide::Open {
                 self.conns.close_because(id, CloseReason::Eof);

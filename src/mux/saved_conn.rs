@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::callback::Peer;
 use super::conn::{Conn, Flag, Phase, Rare, WriteSide};
-use super::timers::{TimerId, Timers};
+use super::timers::{Heard, TimerId, Timers};
 use crate::buffer::{Input, Output};
 use crate::config::Limits;
 use crate::net::{Credentials, PeerAddr, Stream, StreamKind};
@@ -142,7 +142,10 @@ impl<'a> SavedConn<'a> {
             out.bytes(held.bytes()).u8(marks).u32(skipped);
         });
         write_output(&mut record, conn.output.as_deref());
-        record.option(conn.rare.as_deref(), |out, rare| write_rare(out, rare, clock));
+        let heard = timers.when(conn.heard, clock.at).map(|since| clock.passed(since));
+        let none = Rare::default();
+        let rare = conn.rare.as_deref().or_else(|| heard.and(Some(&none)));
+        record.option(rare, |out, rare| write_rare(out, rare, heard, clock));
         write_role(&mut record, role);
         out.record(&record);
         true
@@ -221,7 +224,13 @@ impl<'a> SavedConn<'a> {
     }
 
     /// The connection again, with its descriptor.
-    pub(super) fn into_conn(self, fd: OwnedFd, limits: &Limits, clock: &Clock) -> io::Result<Conn> {
+    pub(super) fn into_conn(
+        self,
+        fd: OwnedFd,
+        limits: &Limits,
+        timers: &Timers,
+        clock: &Clock,
+    ) -> io::Result<Conn> {
         let addr = self.peer.as_ref().map_or(PeerAddr::Adopted, |peer| peer.addr);
         let stream = Stream::inherit(fd, self.kind, addr)?;
         let mut conn = Conn::new(Some(stream), self.phase);
@@ -249,11 +258,11 @@ impl<'a> SavedConn<'a> {
         let has_rare = self.rare.is_some() || self.role != CLIENT;
         let SavedRare { linger, discarded, heard, line_began, allowance, throttled, stalled } =
             self.rare.unwrap_or_default();
+        conn.heard = heard.map_or(Heard::NEVER, |passed| timers.heard(clock.since(passed)));
         let rare = Rare {
             refused: self.role == REFUSED,
             linger_until: linger.map(|left| clock.until(left)),
             discarded: usize::try_from(discarded).unwrap_or(usize::MAX),
-            heard: heard.map(|passed| clock.since(passed)),
             line_began: line_began.map(|passed| clock.since(passed)),
             allowance: allowance.map(|(tokens, passed)| (tokens, clock.since(passed))),
             throttled: throttled.map(|left| clock.until(left)),
@@ -299,7 +308,7 @@ fn write_output(out: &mut StateWriter, output: Option<&Output>) {
     };
 }
 
-fn write_rare(out: &mut StateWriter, rare: &Rare, clock: &Clock) {
+fn write_rare(out: &mut StateWriter, rare: &Rare, heard: Option<Duration>, clock: &Clock) {
     let write_time = |out: &mut StateWriter, time: Option<Duration>| {
         out.option(time, |out, time| {
             out.duration(time);
@@ -307,7 +316,7 @@ fn write_rare(out: &mut StateWriter, rare: &Rare, clock: &Clock) {
     };
     write_time(out, rare.linger_until.map(|until| clock.left(until)));
     out.u64(rare.discarded as u64);
-    write_time(out, rare.heard.map(|since| clock.passed(since)));
+    write_time(out, heard);
     write_time(out, rare.line_began.map(|since| clock.passed(since)));
     out.option(rare.allowance, |out, (tokens, counted)| {
         out.f64(tokens).duration(clock.passed(counted));

@@ -78,9 +78,23 @@ impl Owner {
     }
 }
 
+/// When a connection was last heard of, or never: in units of [`Timers::unit`] since the wheel's start, rounded up,
+/// modulo 2³². A store at each input; its guard looks at it when it fires, and is armed for what is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Heard(u32);
+
+impl Heard {
+    pub(super) const NEVER: Self = Self(0);
+}
+
 #[derive(Debug)]
 pub(super) struct Timers {
     pub(super) wheel: Wheel,
+    /// What a connection notes that is heard of in this turn; never without an idle limit.
+    pub(super) hearing: Heard,
+    idle: bool,
+    /// Milliseconds of a [`Heard`]: 1, or so many that no idle limit comes near 2³² of them.
+    unit: u32,
     wishes: Vec<(TimerKey, Option<Duration>)>,
     /// Keys of the armed timers that are no connection's.
     house: Slab<TimerKey>,
@@ -92,9 +106,13 @@ pub(super) struct Timers {
 }
 
 impl Timers {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(super) fn new(now: Instant, idle: Option<Duration>) -> Self {
+        let long = idle.is_some_and(|idle| idle.as_millis() > u128::from(u32::MAX / 2));
         Self {
             wheel: Wheel::new(now),
+            hearing: Heard::NEVER,
+            idle: idle.is_some(),
+            unit: if long { 1000 } else { 1 },
             wishes: Vec::new(),
             house: Slab::new(),
             server: ServerTimers::new(),
@@ -103,6 +121,32 @@ impl Timers {
             stop: None,
             outside: None,
         }
+    }
+
+    /// What a connection notes that is heard of at that time.
+    #[allow(clippy::cast_possible_truncation, reason = "modulo 2^32, as it says")]
+    pub(super) fn heard(&self, at: Instant) -> Heard {
+        Heard((self.units(at) as u32).max(1))
+    }
+
+    /// When a connection was heard of, as seen at `now`: not before it was, and at most a unit after.
+    #[allow(clippy::cast_possible_truncation, reason = "modulo 2^32, as it says")]
+    pub(super) fn when(&self, heard: Heard, now: Instant) -> Option<Instant> {
+        if heard == Heard::NEVER {
+            return None;
+        }
+        let units = self.units(now);
+        let passed = (units as u32).wrapping_sub(heard.0);
+        // The end of the range is what is a little later than `now`.
+        let passed = if passed > u32::MAX - LATER { 0 } else { passed };
+        let units = units.saturating_sub(passed.into());
+        self.wheel.start().checked_add(Duration::from_millis(units * u64::from(self.unit)))
+    }
+
+    fn units(&self, at: Instant) -> u64 {
+        let age = at.saturating_duration_since(self.wheel.start());
+        let millis = age.as_secs() * 1000 + u64::from(age.subsec_nanos().div_ceil(NANOS_PER_MILLI));
+        millis.div_ceil(self.unit.into())
     }
 
     /// At the end of this phase the timer of `key` shall be due `after` from then, or be clear. The last wish wins.
@@ -162,6 +206,14 @@ impl Timers {
 }
 
 impl Conns {
+    /// A turn begins.
+    pub(super) fn set_now(&mut self, now: Instant) {
+        self.now = now;
+        if self.timers.idle {
+            self.timers.hearing = self.timers.heard(now);
+        }
+    }
+
     /// The end of a phase: grants what was wished. The clock is read only if something was.
     pub(super) fn settle_timers(&mut self) {
         if self.timers.wishes.is_empty() {
@@ -256,10 +308,8 @@ impl Conns {
     pub(super) fn guard_open(&mut self, id: ConnId) {
         let limits = &self.limits;
         let Some(conn) = self.slots.at_mut(id) else { return };
-        let idle = match (limits.idle_time, &conn.rare) {
-            (Some(idle), Some(rare)) => rare.heard.map(|heard| heard + idle),
-            _ => None,
-        };
+        let heard = self.timers.when(conn.heard, self.now);
+        let idle = heard.zip(limits.idle_time).map(|(heard, idle)| heard + idle);
         let line = match (limits.line_time, &conn.rare) {
             (Some(line), Some(rare)) => rare.line_began.map(|began| began + line),
             _ => None,
@@ -293,25 +343,29 @@ impl Conns {
     fn open_guard_due(&mut self, id: ConnId) {
         let (now, idle, line) = (self.now, self.limits.idle_time, self.limits.line_time);
         let Some(conn) = self.slots.at_mut(id) else { return };
-        if conn.rare().throttled.is_some_and(|until| until <= now) {
-            conn.rare().throttled = None;
+        if let Some(rare) = conn.rare.as_mut().filter(|rare| rare.throttled.is_some_and(|until| until <= now))
+        {
+            rare.throttled = None;
             conn.clear(Flag::THROTTLED);
             conn.set(Flag::AGAIN);
             self.lists.ready(id, conn);
         }
         // What is here but not read yet is no silence: the turn's budget held it back, not the peer.
-        if !waits_for_us(conn) {
-            let rare = conn.rare();
-            if due(rare.line_began, line, now) {
-                return self.close_because(id, CloseReason::LineDeadline);
+        if waits_for_us(conn) {
+            if conn.heard != Heard::NEVER {
+                conn.heard = self.timers.hearing;
             }
-            if due(rare.heard, idle, now) {
-                return self.close_because(id, CloseReason::Idle);
+            if let Some(rare) = conn.rare.as_mut() {
+                rare.line_began = rare.line_began.and(Some(now));
             }
         } else {
-            let rare = conn.rare();
-            rare.heard = Some(now);
-            rare.line_began = rare.line_began.and(Some(now));
+            let line_began = conn.rare.as_ref().and_then(|rare| rare.line_began);
+            if due(line_began, line, now) {
+                return self.close_because(id, CloseReason::LineDeadline);
+            }
+            if due(self.timers.when(conn.heard, now), idle, now) {
+                return self.close_because(id, CloseReason::Idle);
+            }
         }
         self.guard_open(id);
     }
@@ -331,5 +385,60 @@ const SLOTS: usize = 8;
 const NAMES: usize = 2 * SLOTS + 1;
 /// The last name of each row is the table's.
 const HOUSE: usize = NAMES - 1;
+const NANOS_PER_MILLI: u32 = 1_000_000;
+/// So much later than `now` a [`Heard`] may be.
+const LATER: u32 = 1 << 16;
 /// Between two looks for a lost edge.
 const SWEEP: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_timer_has_a_name_of_its_own_and_they_are_dense() {
+        let mut names = Vec::new();
+        for at in 0..1000 {
+            for owner in [Owner::Deadline(at), Owner::Guard(at), Owner::House(at / SLOTS)] {
+                let name = TimerId::of(&owner).name();
+                let same = match (owner, Owner::of(name)) {
+                    (Owner::Deadline(a), Owner::Deadline(b))
+                    | (Owner::Guard(a), Owner::Guard(b))
+                    | (Owner::House(a), Owner::House(b)) => a == b,
+                    _ => false,
+                };
+                assert!(same, "{at}");
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names, Vec::from_iter(0..1000 / 8 * 17));
+    }
+
+    #[test]
+    fn a_connection_was_never_heard_of_earlier_than_it_was_and_at_most_a_unit_later() {
+        let (start, milli) = (Instant::now(), Duration::from_millis(1));
+        let day = Duration::from_secs(86_400);
+        for (idle, unit) in [(day, milli), (day * 3660, Duration::from_secs(1))] {
+            let timers = Timers::new(start, Some(idle));
+            // The range of a `u32` ends after 49.7 days.
+            for begin in [Duration::ZERO, day * 49, milli * u32::MAX - milli, milli * u32::MAX, day * 1000] {
+                for nanos in [0, 1, 999_999, 1_000_000, 1_000_001, 2_000_000] {
+                    let at = start + begin + Duration::from_nanos(nanos);
+                    let heard = timers.heard(at);
+                    assert_ne!(heard, Heard::NEVER);
+                    for passed in [Duration::ZERO, Duration::from_nanos(1), unit, day, idle, idle + unit * 9]
+                    {
+                        let when = timers.when(heard, at + passed).unwrap();
+                        assert!(when >= at && when - at < 2 * unit, "{begin:?} {nanos} {passed:?}");
+                    }
+                    assert!(
+                        timers.when(heard, at - Duration::from_nanos(nanos.min(1))).unwrap() >= at - unit
+                    );
+                }
+            }
+            assert_eq!(timers.when(Heard::NEVER, start + day), None);
+        }
+    }
+}

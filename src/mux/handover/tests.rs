@@ -135,8 +135,9 @@ fn conns(clock: &Clock) -> Vec<(Served, Conn)> {
     output.append(b"unsent ", usize::MAX);
     output.append(b"bytes", usize::MAX);
     (unix.output, unix.write_side) = (Some(Box::new(output)), WriteSide::Ending);
+    unix.heard = super::super::timers::Timers::new(clock.at - LONG, None)
+        .heard(clock.at - Duration::from_millis(3000));
     unix.rare = Some(Box::new(Rare {
-        heard: ago(3000),
         line_began: ago(1500),
         allowance: Some((-3.25, clock.at - Duration::from_millis(750))),
         throttled: ahead(250),
