@@ -155,6 +155,26 @@ fn a_deadline_of_zero_set_in_timeout_waits_for_the_next_turn_and_starves_nobody(
     assert_eq!(hand.news(), ["1 timeout"]);
 }
 
+#[test]
+fn a_deadline_set_anew_by_another_that_is_due_with_it_waits() {
+    let lab = timing().on_timeout(|ctx| {
+        let others: Vec<_> = ctx.conns.all().filter(|id| *id != ctx.id).collect();
+        for id in others {
+            ctx.conns.set_timeout(id, Duration::from_secs(60));
+        }
+        Ok(())
+    });
+    let mut hand = Hand::new(Limits::default(), lab);
+    let (one, two) = (hand.client(), hand.client());
+    hand.news();
+    one.send("timeout 0\n");
+    two.send("timeout 0\n");
+    hand.turn();
+    assert_eq!(hand.news(), ["1 line timeout 0", "2 line timeout 0", "1 timeout"]);
+    hand.turn();
+    assert_eq!(hand.news(), [""; 0]);
+}
+
 // A54
 #[test]
 fn a_cleared_deadline_never_comes() {

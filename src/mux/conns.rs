@@ -269,7 +269,7 @@ impl Conns {
     /// turn. It replaces the one before; zero means in this turn, after input has been served.
     pub fn set_timeout(&mut self, id: ConnId, after: Duration) {
         if let Some(conn) = self.slots.at_mut(id).filter(|conn| conn.phase <= Phase::Open) {
-            self.timers.stop(&mut conn.deadline);
+            self.timers.hold_back(&mut conn.deadline);
             self.timers.wish(TimerKey::Deadline(id), Some(after));
         }
     }
@@ -278,7 +278,7 @@ impl Conns {
     pub fn clear_timeout(&mut self, id: ConnId) {
         if let Some(conn) = self.slots.at_mut(id) {
             self.timers.stop(&mut conn.deadline);
-            self.timers.wish(TimerKey::Deadline(id), None);
+            self.timers.forget(TimerKey::Deadline(id));
         }
     }
 

@@ -68,6 +68,7 @@ impl<S: Server> Mux<S> {
         self.conns.timers.wheel.collect(self.conns.now, budget);
         if !self.conns.timers.wheel.is_empty() {
             let mut tick = false;
+            self.conns.timers.firing = true;
             while let Some(key) = self.conns.pop_due() {
                 self.conns.metrics.expiries += 1;
                 match key {
@@ -83,6 +84,7 @@ impl<S: Server> Mux<S> {
                     TimerKey::Outside => self.outside = true,
                 }
             }
+            self.conns.timers.firing = false;
             if tick {
                 self.conns.metrics.ticks += 1;
                 self.hook("run_dequeue", S::run_dequeue);

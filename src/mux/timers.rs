@@ -96,6 +96,8 @@ pub(super) struct Timers {
     /// Milliseconds of a [`Heard`]: 1, or so many that no idle limit comes near 2³² of them.
     unit: u32,
     wishes: Vec<(TimerKey, Option<Duration>)>,
+    /// Timers that were collected may not all have been called yet.
+    pub(super) firing: bool,
     /// Keys of the armed timers that are no connection's.
     house: Slab<TimerKey>,
     pub(super) server: ServerTimers,
@@ -114,6 +116,7 @@ impl Timers {
             idle: idle.is_some(),
             unit: if long { 1000 } else { 1 },
             wishes: Vec::new(),
+            firing: false,
             house: Slab::new(),
             server: ServerTimers::new(),
             tick: None,
@@ -152,7 +155,28 @@ impl Timers {
     /// At the end of this phase the timer of `key` shall be due `after` from then, or be clear. The last wish wins.
     #[inline]
     pub(super) fn wish(&mut self, key: TimerKey, after: Option<Duration>) {
-        self.wishes.push((key, after));
+        match self.wishes.last_mut() {
+            // A client sets its deadline anew for each of the lines that came at once.
+            Some((last, wished)) if *last == key => *wished = after,
+            _ => self.wishes.push((key, after)),
+        }
+    }
+
+    /// Takes back what was wished for `key` in this phase.
+    #[inline]
+    pub(super) fn forget(&mut self, key: TimerKey) {
+        if !self.wishes.is_empty() {
+            self.wish(key, None);
+        }
+    }
+
+    /// Keeps an armed timer from firing in this batch; a wish for it follows. Between batches nothing fires, and the wish
+    /// gives it its new time where it is.
+    #[inline]
+    pub(super) fn hold_back(&mut self, timer: &mut Option<TimerId>) {
+        if self.firing {
+            self.stop(timer);
+        }
     }
 
     /// Takes an armed timer out at once, so that it cannot fire in this batch any more.
