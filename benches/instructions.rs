@@ -373,7 +373,7 @@ impl Handler for WriteAll {
             let text = String::from_utf8_lossy(line);
             let ids: Vec<_> = ctx.conns.all().collect();
             for id in ids {
-                write!(ctx.conns.to(id), "[#{}] {text}\r\n", ctx.peer.serial);
+                write!(ctx.conns.to(id), "[#{}] {text}\r\n", ctx.peer.serial());
             }
         }
     }

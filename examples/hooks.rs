@@ -67,8 +67,8 @@ impl Server for Told {
     }
 
     fn restore_client(&mut self, peer: &Peer, _state: &mut StateReader<'_>) -> Result<ToldClient> {
-        println!("restore_client: #{}", peer.serial);
-        Ok(ToldClient { number: peer.serial, drains: false })
+        println!("restore_client: #{}", peer.serial());
+        Ok(ToldClient { number: peer.serial(), drains: false })
     }
 
     fn pre_loop_hook(&mut self, room: &mut Room<'_, Self>) -> Result<()> {
@@ -78,26 +78,26 @@ impl Server for Told {
     }
 
     fn post_accept_hook(&mut self, _room: &mut Room<'_, Self>, peer: &Peer) {
-        println!("post_accept_hook: #{} from {}", peer.serial, peer.addr);
+        println!("post_accept_hook: #{} from {}", peer.serial(), peer.addr());
     }
 
     fn allow_deny_hook(&mut self, _room: &mut Room<'_, Self>, peer: &Peer) -> bool {
-        println!("allow_deny_hook: #{}", peer.serial);
+        println!("allow_deny_hook: #{}", peer.serial());
         !std::mem::take(&mut self.deny_next)
     }
 
     fn request_denied_hook(&mut self, room: &mut Room<'_, Self>, id: ConnId, peer: &Peer) {
-        println!("request_denied_hook: #{}", peer.serial);
+        println!("request_denied_hook: #{}", peer.serial());
         room.conns.write(id, b"not you\r\n");
     }
 
     fn client(&mut self, peer: &Peer) -> ToldClient {
-        println!("client: #{}", peer.serial);
-        ToldClient { number: peer.serial, drains: false }
+        println!("client: #{}", peer.serial());
+        ToldClient { number: peer.serial(), drains: false }
     }
 
     fn post_process_request_hook(&mut self, _room: &mut Room<'_, Self>, peer: &Peer, outcome: Outcome) {
-        println!("post_process_request_hook: #{} {outcome:?}", peer.serial);
+        println!("post_process_request_hook: #{} {outcome:?}", peer.serial());
     }
 
     fn run_dequeue(&mut self, _room: &mut Room<'_, Self>) {
@@ -140,12 +140,12 @@ impl Server for Told {
 
 impl MuxCallback<Told> for ToldClient {
     fn connection(&mut self, ctx: &mut Context<'_, Told>) -> io::Result<()> {
-        println!("connection: #{}", ctx.peer.serial);
+        println!("connection: #{}", ctx.peer.serial());
         Ok(())
     }
 
     fn input(&mut self, ctx: &mut Context<'_, Told>, input: &mut Input) -> io::Result<()> {
-        println!("input: #{}, {} bytes", ctx.peer.serial, input.len());
+        println!("input: #{}, {} bytes", ctx.peer.serial(), input.len());
         while let Some(line) = input.line() {
             match line {
                 b"close" => ctx.close(),
@@ -163,27 +163,27 @@ impl MuxCallback<Told> for ToldClient {
     }
 
     fn eof(&mut self, ctx: &mut Context<'_, Told>, input: &mut Input) -> io::Result<()> {
-        println!("eof: #{}, {} bytes left", ctx.peer.serial, input.len());
+        println!("eof: #{}, {} bytes left", ctx.peer.serial(), input.len());
         Ok(())
     }
 
     fn timeout(&mut self, ctx: &mut Context<'_, Told>) -> io::Result<()> {
-        println!("timeout: #{}", ctx.peer.serial);
+        println!("timeout: #{}", ctx.peer.serial());
         Ok(())
     }
 
     fn wake(&mut self, ctx: &mut Context<'_, Told>) -> io::Result<()> {
-        println!("wake: #{}", ctx.peer.serial);
+        println!("wake: #{}", ctx.peer.serial());
         Ok(())
     }
 
     fn drained(&mut self, ctx: &mut Context<'_, Told>) -> io::Result<()> {
-        println!("drained: #{}", ctx.peer.serial);
+        println!("drained: #{}", ctx.peer.serial());
         Ok(())
     }
 
     fn close(&mut self, ctx: &mut Context<'_, Told>, reason: &CloseReason) {
-        println!("close: #{} ({reason})", ctx.peer.serial);
+        println!("close: #{} ({reason})", ctx.peer.serial());
     }
 
     fn save(&self, _out: &mut StateWriter) -> Saved {

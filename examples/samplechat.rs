@@ -78,7 +78,7 @@ impl Server for Chat {
     }
 
     fn allow_deny_hook(&mut self, _room: &mut Room<'_, Self>, peer: &Peer) -> bool {
-        self.lists_decide || peer.addr.ip().is_none_or(|ip| ip.is_loopback())
+        self.lists_decide || peer.addr().ip().is_none_or(|ip| ip.is_loopback())
     }
 
     fn request_denied_hook(&mut self, room: &mut Room<'_, Self>, id: ConnId, _peer: &Peer) {
@@ -86,12 +86,12 @@ impl Server for Chat {
     }
 
     fn client(&mut self, peer: &Peer) -> Talker {
-        Talker { number: peer.serial, addr: peer.addr, senior: false }
+        Talker { number: peer.serial(), addr: peer.addr(), senior: false }
     }
 
     /// A restart (SIGHUP) keeps the clients, with their numbers and deadlines.
     fn restore_client(&mut self, peer: &Peer, state: &mut StateReader<'_>) -> Result<Talker> {
-        Ok(Talker { number: peer.serial, addr: peer.addr, senior: state.bool()? })
+        Ok(Talker { number: peer.serial(), addr: peer.addr(), senior: state.bool()? })
     }
 }
 

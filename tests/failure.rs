@@ -84,7 +84,7 @@ fn a_panic_in_client_refuses_that_peer() {
     for net in BOTH {
         let mut run = start(net, || {
             Lab::new().on_client(|peer| {
-                if peer.serial == 1 {
+                if peer.serial() == 1 {
                     panic!("{ON_PURPOSE}");
                 }
             })
@@ -114,7 +114,7 @@ fn a_panic_in_post_accept_hook_lets_the_peer_in_all_the_same() {
 fn a_panic_in_allow_deny_hook_denies_that_peer() {
     for net in BOTH {
         let mut run = start(net, || {
-            let lab = Lab::new().on_allow(|_, peer| peer.serial != 1 || panic!("{ON_PURPOSE}"));
+            let lab = Lab::new().on_allow(|_, peer| peer.serial() != 1 || panic!("{ON_PURPOSE}"));
             lab.on_denied(|room, id| assert!(room.conns.write(id, b"not you\n")))
         });
         let (mut first, mut second) = (run.client(), run.client());
@@ -132,7 +132,7 @@ fn a_panic_in_allow_deny_hook_denies_that_peer() {
 fn a_panic_in_request_denied_hook_leaves_the_peer_denied_with_what_was_written() {
     for net in BOTH {
         let mut run = start(net, || {
-            let lab = Lab::new().on_allow(|_, peer| peer.serial != 1);
+            let lab = Lab::new().on_allow(|_, peer| peer.serial() != 1);
             lab.on_denied(|room, id| {
                 assert!(room.conns.write(id, b"not y"));
                 panic!("{ON_PURPOSE}");
@@ -457,14 +457,14 @@ fn a_hundred_thousand_panics_leave_nothing_behind() {
 fn first_fails_in(which: &'static str, fail: fn() -> io::Result<()>) -> Lab {
     silence();
     let act = move |ctx: &mut Cx<'_>, here: &str| {
-        if which != here || ctx.peer.serial != 1 {
+        if which != here || ctx.peer.serial() != 1 {
             return Ok(());
         }
         ctx.write(b"last words\n");
         fail()
     };
     let lab = Lab::new().on_line(move |ctx, line| {
-        if ctx.peer.serial != 1 {
+        if ctx.peer.serial() != 1 {
             return echo(ctx, line);
         }
         let id = ctx.id;

@@ -92,7 +92,7 @@ fn a_stream_that_is_written_in_drained_starves_nobody() {
     let streaming = Rc::new(Cell::new(0u64));
     let count = Rc::clone(&streaming);
     let lab = Lab::new().on_drained(move |ctx| {
-        if ctx.peer.serial == 1 {
+        if ctx.peer.serial() == 1 {
             count.set(count.get() + 1);
             ctx.write(&[b's'; 100]);
         }
@@ -118,7 +118,7 @@ fn a_stream_that_writes_a_lot_in_drained_reaches_its_reader_whole_beside_a_round
         let mut run = Run::on(net, Limits::default(), || {
             let lab = Lab::new().on_drained(|ctx| {
                 let id = ctx.id;
-                if ctx.peer.serial == 1 {
+                if ctx.peer.serial() == 1 {
                     let sent = ctx.conns.metrics().bytes_out;
                     if sent < 8 * 1024 * KIB as u64 {
                         ctx.write(&[b's'; 64 * KIB]);
@@ -129,7 +129,7 @@ fn a_stream_that_writes_a_lot_in_drained_reaches_its_reader_whole_beside_a_round
                 Ok(())
             });
             lab.on_connection(|ctx| {
-                if ctx.peer.serial == 1 {
+                if ctx.peer.serial() == 1 {
                     ctx.write(b"s");
                 }
                 Ok(())

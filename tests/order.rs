@@ -242,7 +242,7 @@ fn within_a_turn_input_comes_before_wake_before_timeout_before_tick() {
 fn a_denied_peer_gets_its_farewell_and_nothing_else() {
     for net in BOTH {
         let lab = || {
-            let lab = Lab::new().on_allow(|_, peer| peer.serial != 2);
+            let lab = Lab::new().on_allow(|_, peer| peer.serial() != 2);
             let lab = lab.on_denied(|room, id| {
                 assert!(room.conns.write(id, b"not you\n"));
                 assert_eq!(room.conns.all().count(), 1, "a denied peer is not in the room");

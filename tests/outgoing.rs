@@ -31,14 +31,14 @@ use socket2::{Domain, SockRef, Socket, Type};
 fn greeter() -> Lab {
     Lab::new()
         .on_connection(|ctx| {
-            if ctx.peer.serial == 0 {
+            if ctx.peer.serial() == 0 {
                 assert_eq!(ctx.peer.listener(), "");
                 ctx.write(b"greeting\n");
             }
             Ok(())
         })
         .on_line(|ctx, line| {
-            if ctx.peer.serial > 0 {
+            if ctx.peer.serial() > 0 {
                 writeln!(ctx, "answer to {}", line.escape_ascii());
             }
             Ok(())
@@ -89,7 +89,7 @@ fn it_connects_to_an_address_a_name_and_a_path_and_what_was_written_before_is_se
     let (mut hand, id) = reaches_itself(Net::Tcp, by_name);
     let expected = PeerAddr::Ip(addr(&hand.addr));
     hand.mux.enter(|_, room| {
-        assert_eq!(room.clients.peer(id).expect("it is there").addr, expected, "the address that answered");
+        assert_eq!(room.clients.peer(id).expect("it is there").addr(), expected, "the address that answered");
     });
 }
 
@@ -105,7 +105,7 @@ fn who_connects_in_a_callback_has_the_client_among_the_others_at_once() {
         ctx.others.at_mut(id).expect("it is there").count = 7;
         assert!(ctx.others.iter().any(|(other, client)| other == id && client.count == 7));
         assert!(ctx.others.iter_mut().any(|(other, _)| other == id));
-        assert_eq!(ctx.others.peer(id).map(|peer| peer.serial), Some(0));
+        assert_eq!(ctx.others.peer(id).map(|peer| peer.serial()), Some(0));
         assert!(ctx.conns.write(id, b"from the callback\n"));
         Ok(())
     });
@@ -200,7 +200,7 @@ fn proxy(upstream: SocketAddr) -> Lab {
         (Rc::clone(&pairs), Rc::clone(&pairs), Rc::clone(&pairs), pairs);
     Lab::new()
         .on_connection(move |ctx| {
-            if ctx.peer.serial > 0 {
+            if ctx.peer.serial() > 0 {
                 let client = LabClient::named(ctx.server, "out");
                 let out = ctx.connect(upstream, client)?;
                 of_connection.borrow_mut().extend([(ctx.id, out), (out, ctx.id)]);
@@ -297,8 +297,8 @@ fn a_socket_pair_is_adopted_in_a_callback_and_gets_its_blocking_mode_back() {
         shared.set_nonblocking(!blocking).expect("it can be set");
         let ours = RefCell::new(Some(ours));
         let lab = Lab::new().on_line(move |ctx, line| {
-            if ctx.peer.serial == 0 {
-                assert_eq!((ctx.peer.addr, ctx.peer.listener()), (PeerAddr::Adopted, ""));
+            if ctx.peer.serial() == 0 {
+                assert_eq!((ctx.peer.addr(), ctx.peer.listener()), (PeerAddr::Adopted, ""));
                 ctx.write(line);
                 return Ok(());
             }

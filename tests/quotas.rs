@@ -115,7 +115,7 @@ fn one_network_has_its_share_as_wide_as_its_prefix() {
 #[test]
 fn denied_peers_give_their_share_back() {
     let limits = Limits { max_per_address: Some(1), ..Limits::default() };
-    let mut run = Run::start(limits, || Lab::new().on_allow(|_, peer| peer.serial > 3));
+    let mut run = Run::start(limits, || Lab::new().on_allow(|_, peer| peer.serial() > 3));
     for n in 1..=3 {
         run.client().expect_eof();
         run.wait_for(&format!("done {n} Denied"));
@@ -437,7 +437,7 @@ fn fifteen_hundred_clients_are_all_greeted_and_all_served() {
     for net in BOTH {
         let run = Run::on(net, Limits::default(), || {
             Lab::new().on_connection(|ctx| {
-                let serial = ctx.peer.serial;
+                let serial = ctx.peer.serial();
                 write!(ctx, "welcome {serial}\r\n");
                 Ok(())
             })

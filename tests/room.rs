@@ -26,7 +26,7 @@ fn to_all(ctx: &mut Cx<'_>, text: &str) {
 fn a_newcomer_is_in_the_room_in_its_own_connection() {
     let lab = Lab::new().on_connection(|ctx| {
         assert!(ctx.conns.is_open(ctx.id) && ctx.conns.all().any(|id| id == ctx.id));
-        to_all(ctx, &format!("{} came\n", ctx.peer.serial));
+        to_all(ctx, &format!("{} came\n", ctx.peer.serial()));
         Ok(())
     });
     let mut hand = Hand::new(Limits::default(), lab);
@@ -44,8 +44,8 @@ fn those_who_are_denied_or_not_yet_let_in_are_not_in_the_room_but_can_be_written
         all.len()
     };
     let lab = Lab::new()
-        .on_accepted(move |room, peer| assert_eq!(others(room), usize::from(peer.serial > 1)))
-        .on_allow(|_, peer| peer.serial == 1)
+        .on_accepted(move |room, peer| assert_eq!(others(room), usize::from(peer.serial() > 1)))
+        .on_allow(|_, peer| peer.serial() == 1)
         .on_denied(move |room, id| {
             assert_eq!(others(room), 1);
             assert!(room.conns.is_open(id) && room.clients.at(id).is_none());

@@ -22,7 +22,7 @@ fn pause(room: &mut Room<'_, Lab>) {
 fn a_listener_paused_while_it_accepts_takes_nobody_more_in_that_turn() {
     for net in BOTH {
         let lab = Lab::new().on_accepted(|room, peer| {
-            if peer.serial == 2 {
+            if peer.serial() == 2 {
                 pause(room);
             }
         });

@@ -7,15 +7,15 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::rc::Rc;
 use std::time::Duration;
 
 use mio::event::Source;
 
-use super::callback::{CloseReason, MuxCallback, Peer};
+use super::callback::{CloseReason, MuxCallback};
 use super::conn::{Flag, Phase};
 use super::conns::Conns;
 use super::context::Member;
+use super::peer::{ListenerName, Peer};
 use super::server::Server;
 use super::timers::{TimerId, TimerKey};
 use super::{FIRST_DOOR, Mux};
@@ -29,7 +29,7 @@ use crate::{Error, ErrorKind, Result};
 #[derive(Debug)]
 pub(super) struct Door {
     pub(super) listener: Listener,
-    pub(super) name: Rc<str>,
+    pub(super) name: ListenerName,
     /// An event said that somebody waits, and no accept has contradicted it since.
     pub(super) ready: bool,
     /// By the application.
@@ -46,7 +46,7 @@ pub(super) struct Door {
 impl Door {
     pub(super) fn new(listener: Listener) -> Self {
         Self {
-            name: listener.name().into(),
+            name: ListenerName::of(listener.name()),
             listener,
             ready: true,
             paused: false,
@@ -137,9 +137,8 @@ impl<S: Server> Mux<S> {
                 Ok((stream, addr)) => {
                     taken += 1;
                     (door.backoff, door.reopened) = (PARK_MIN, false);
-                    let peer =
-                        Peer { addr, serial: self.conns.serial + 1, listener: Some(Rc::clone(&door.name)) };
                     self.conns.serial += 1;
+                    let peer = Peer::new(addr, self.conns.serial, door.name);
                     self.welcome(stream, peer);
                 }
                 Err(error) => match AcceptError::of(&error) {
@@ -171,8 +170,8 @@ impl<S: Server> Mux<S> {
     /// One new client: limits, hooks, client object, `connection`.
     fn welcome(&mut self, stream: Stream, peer: Peer) {
         self.conns.metrics.accepted += 1;
-        log::info!(target: CLIENTS, "connect {} on {}", peer.addr, peer.listener());
-        if let Some(limit) = self.census.reached(&self.conns, &peer.addr) {
+        log::info!(target: CLIENTS, "connect {} on {}", peer.addr(), peer.listener());
+        if let Some(limit) = self.census.reached(&self.conns, &peer.addr()) {
             self.refuse(stream, &peer, limit);
             return;
         }
@@ -186,7 +185,7 @@ impl<S: Server> Mux<S> {
                 return;
             }
         };
-        self.census.enter(&self.conns.limits, &peer.addr);
+        self.census.enter(&self.conns.limits, &peer.addr());
         self.hook("post_accept_hook", |server, room| server.post_accept_hook(room, &peer));
         if !self.is_let_in(&peer) {
             self.deny(id, peer);
@@ -229,7 +228,7 @@ impl<S: Server> Mux<S> {
     fn is_let_in(&mut self, peer: &Peer) -> bool {
         #[cfg(feature = "config")]
         {
-            let by_list = match &peer.addr {
+            let by_list = match peer.addr() {
                 PeerAddr::Ip(addr) => self.access.admits(addr.ip()),
                 PeerAddr::Unix(who) => {
                     self.access.admits_unix(who.map(|who| who.uid), who.map(|who| who.gid))
@@ -246,9 +245,9 @@ impl<S: Server> Mux<S> {
     fn deny(&mut self, id: ConnId, peer: Peer) {
         self.conns.metrics.denied += 1;
         if let Some(more) = self.quiet.denied.allow(self.conns.now) {
-            log::warn!("denied {} on {}{}", peer.addr, peer.listener(), suppressed(more));
+            log::warn!("denied {} on {}{}", peer.addr(), peer.listener(), suppressed(more));
         }
-        self.conns.rare(id, |rare| rare.denied = Some(peer.clone()));
+        self.conns.rare(id, |rare| rare.denied = Some(peer));
         self.hook("request_denied_hook", |server, room| server.request_denied_hook(room, id, &peer));
         self.conns.close_because(id, CloseReason::Asked);
     }
@@ -257,7 +256,7 @@ impl<S: Server> Mux<S> {
     fn refuse(&mut self, mut stream: Stream, peer: &Peer, limit: &'static str) {
         self.conns.metrics.refused += 1;
         if let Some(more) = self.quiet.refused.allow(self.conns.now) {
-            log::warn!("refused {}: {limit} reached{}", peer.addr, suppressed(more));
+            log::warn!("refused {}: {limit} reached{}", peer.addr(), suppressed(more));
         }
         // A few are closed with all care (a slot, lingering) beyond the limit; in a flood the line may be lost.
         if self.conns.refused < REFUSED_MAX {

@@ -2,12 +2,10 @@
 
 use std::fmt;
 use std::io;
-use std::rc::Rc;
 
 use super::context::Context;
 use super::server::Server;
 use crate::buffer::Input;
-use crate::net::PeerAddr;
 use crate::state::StateWriter;
 
 /// The behaviour of one connection, implemented by your client type; the loop pushes events into it.
@@ -219,26 +217,6 @@ impl<S: Server> MuxCallback<S> for Box<dyn MuxCallback<S>> {
 
     fn save(&self, out: &mut StateWriter) -> Saved {
         (**self).save(out)
-    }
-}
-
-/// Who is at the other end of a connection.
-#[derive(Clone, Debug)]
-pub struct Peer {
-    /// Its address; an IPv4 peer of a dual-stack listener is shown as IPv4.
-    pub addr: PeerAddr,
-    /// Counts the clients that listeners have taken, from 1, refused and denied ones included; 0 for outgoing and
-    /// adopted connections.
-    pub serial: u64,
-    pub(super) listener: Option<Rc<str>>,
-}
-
-impl Peer {
-    /// The name of the listener that the client came through ([`ListenAt::name`](crate::config::ListenAt)); empty
-    /// for outgoing and adopted connections.
-    #[must_use]
-    pub fn listener(&self) -> &str {
-        self.listener.as_deref().unwrap_or("")
     }
 }
 

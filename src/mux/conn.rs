@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
-use super::callback::{CloseReason, Peer};
+use super::callback::CloseReason;
 use super::connect::Opening;
+use super::peer::Peer;
 use super::timers::{Heard, TimerId};
 use crate::buffer::{Input, Output};
 use crate::net::{PeerAddr, Stream};

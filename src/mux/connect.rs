@@ -9,10 +9,11 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::callback::{CloseReason, Peer};
+use super::callback::CloseReason;
 use super::conn::{Conn, Flag, Phase};
 use super::conns::Conns;
 use super::handle::Resolver;
+use super::peer::Peer;
 use super::timers::TimerKey;
 use crate::net::{PeerAddr, Stream};
 use crate::slots::ConnId;
@@ -101,7 +102,7 @@ impl Conns {
         let until = self.now.checked_add(within);
         self.rare(id, |rare| rare.opening = Some(Opening { until, ..Opening::default() }));
         self.timers.wish(TimerKey::Guard(id), Some(within));
-        Ok((id, Peer { addr, serial: 0, listener: None }))
+        Ok((id, Peer::without_listener(addr)))
     }
 
     /// A name has its addresses, or none.

@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 use mio::{Interest, Registry};
 
 use super::accept::Door;
-use super::callback::{CloseReason, Peer};
+use super::callback::CloseReason;
 use super::conn::{Conn, Flag, Phase, Rare, WriteSide};
 use super::fanout::Fanout;
 use super::offload::{Job, Offload};
+use super::peer::Peer;
 use super::timers::{TimerKey, Timers};
 use crate::Error;
 use crate::buffer::{Input, Output};
@@ -318,12 +319,12 @@ impl Conns {
 
     /// The name and bound address of every listener, port 0 resolved.
     pub fn local_addrs(&self) -> impl Iterator<Item = (&str, LocalAddr)> {
-        self.doors.iter().map(|door| (&*door.name, door.listener.local_addr()))
+        self.doors.iter().map(|door| (door.listener.name(), door.listener.local_addr()))
     }
 
     /// The listeners of that name (a host name may have several addresses), to pause or resume.
     pub fn listener(&mut self, name: &str) -> ListenerRef<'_> {
-        let doors = self.doors.iter_mut().filter(|door| &*door.name == name).collect();
+        let doors = self.doors.iter_mut().filter(|door| door.listener.name() == name).collect();
         ListenerRef { doors }
     }
 
@@ -393,7 +394,7 @@ impl Conns {
         if let Some(conn) = self.slots.at_mut(id) {
             self.lists.ready(id, conn);
         }
-        Ok((id, Peer { addr: PeerAddr::Adopted, serial: 0, listener: None }))
+        Ok((id, Peer::without_listener(PeerAddr::Adopted)))
     }
 
     pub(super) fn refuse_at_the_end(&self) -> io::Result<()> {

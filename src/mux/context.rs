@@ -6,10 +6,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use super::callback::Peer;
 use super::connect::ConnectTo;
 use super::conns::Conns;
 use super::handle::Handle;
+use super::peer::Peer;
 use super::server::Server;
 use crate::slots::{ConnId, Others};
 

@@ -171,7 +171,7 @@ impl<S: Server> Mux<S> {
             self.conns.refused -= 1;
         }
         if let Some(peer) = rare.denied {
-            self.census.leave(&self.conns.limits, &peer.addr);
+            self.census.leave(&self.conns.limits, &peer.addr());
             self.process_request_is_over(&peer, Outcome::Denied);
         } else if let Some(addr) = rare.left {
             self.census.leave(&self.conns.limits, &addr);
@@ -185,10 +185,10 @@ impl<S: Server> Mux<S> {
     /// The client of a connection hears that it is over, and is gone.
     pub(super) fn farewell(&mut self, id: ConnId, reason: &CloseReason) {
         let Some((member, _)) = self.clients.split(id) else { return };
-        let peer = member.peer.clone();
-        log::info!(target: CLIENTS, "close {} ({reason})", peer.addr);
-        if peer.serial > 0 {
-            self.census.leave(&self.conns.limits, &peer.addr);
+        let peer = member.peer;
+        log::info!(target: CLIENTS, "close {} ({reason})", peer.addr());
+        if peer.serial() > 0 {
+            self.census.leave(&self.conns.limits, &peer.addr());
             self.process_request_is_over(&peer, Outcome::Served);
         }
         self.call(id, "close", |client, ctx| {

@@ -192,13 +192,13 @@ impl<S: Server> Mux<S> {
 
     /// A closing connection goes along without its client, who is told now; false if it has none.
     fn let_go(&mut self, id: ConnId) -> bool {
-        let Some(peer) = self.clients.split(id).map(|(member, _)| member.peer.clone()) else { return false };
+        let Some(peer) = self.clients.split(id).map(|(member, _)| member.peer) else { return false };
         let Some(conn) = self.conns.slots.at_mut(id) else { return false };
         let reason = conn.rare.as_mut().and_then(|rare| rare.reason.take()).unwrap_or(CloseReason::Asked);
         self.farewell(id, &reason);
-        if peer.serial > 0 {
-            self.census.enter(&self.conns.limits, &peer.addr);
-            self.conns.rare(id, |rare| rare.left = Some(peer.addr));
+        if peer.serial() > 0 {
+            self.census.enter(&self.conns.limits, &peer.addr());
+            self.conns.rare(id, |rare| rare.left = Some(peer.addr()));
         }
         true
     }

@@ -16,6 +16,7 @@ mod gather;
 mod handle;
 mod handover;
 mod offload;
+mod peer;
 mod read;
 mod saved_conn;
 mod server;
@@ -33,7 +34,7 @@ use std::time::{Duration, Instant};
 use mio::event::Event;
 use mio::{Events, Poll, Token, Waker};
 
-pub use callback::{CloseReason, MuxCallback, Peer, Saved};
+pub use callback::{CloseReason, MuxCallback, Saved};
 pub use connect::ConnectTo;
 pub use conns::{Conns, ListenerRef, To};
 pub use context::{Clients, Context, Room};
@@ -42,6 +43,7 @@ pub use handle::{Handle, Refused};
 pub(crate) use handover::tests as golden;
 #[cfg(all(feature = "config", feature = "signals", feature = "daemon"))]
 pub(crate) use handover::{LoopReader, LoopState, Woke};
+pub use peer::Peer;
 pub use server::{Closing, Outcome, Server};
 
 use accept::{Census, Door, Quiets, RegisterDoor, suppressed};

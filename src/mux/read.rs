@@ -79,10 +79,10 @@ impl<S: Server> Mux<S> {
     fn see_connected(&mut self, id: ConnId, scratch: &mut Input) {
         let Some(stream) = self.conns.slots.at_mut(id).and_then(|conn| conn.stream.as_ref()) else { return };
         match stream.connected() {
-            Ok(false) => {}
-            Ok(true) => {
+            Ok(None) => {}
+            Ok(Some(addr)) => {
                 if let Some((member, _)) = self.clients.split(id) {
-                    member.peer.addr = stream.peer_addr();
+                    member.peer.set_addr(addr);
                 }
                 self.conns.timers.wish(TimerKey::Guard(id), None);
                 if let Some(conn) = self.conns.slots.at_mut(id) {

@@ -3,11 +3,10 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::callback::Peer;
 use super::conn::{Conn, Flag, Phase, Rare, WriteSide};
+use super::peer::{ListenerName, Peer};
 use super::timers::{Heard, TimerId, Timers};
 use crate::buffer::{Input, Output};
 use crate::config::Limits;
@@ -214,13 +213,13 @@ impl<'a> SavedConn<'a> {
 
     /// Whose client is to be made again, and from what.
     pub(super) fn client(&self) -> Option<(Peer, StateReader<'a>)> {
-        Some((self.peer.clone()?, self.state.clone()?))
+        Some((self.peer?, self.state.clone()?))
     }
 
     /// The address under which it counts against the limits per address.
     pub(super) fn counted(&self) -> Option<PeerAddr> {
         let peer = self.peer.as_ref()?;
-        (self.role != CLIENT || peer.serial > 0).then_some(peer.addr)
+        (self.role != CLIENT || peer.serial() > 0).then(|| peer.addr())
     }
 
     /// The connection again, with its descriptor.
@@ -231,8 +230,7 @@ impl<'a> SavedConn<'a> {
         timers: &Timers,
         clock: &Clock,
     ) -> io::Result<Conn> {
-        let addr = self.peer.as_ref().map_or(PeerAddr::Adopted, |peer| peer.addr);
-        let stream = Stream::inherit(fd, self.kind, addr)?;
+        let stream = Stream::inherit(fd, self.kind)?;
         let mut conn = Conn::new(Some(stream), self.phase);
         conn.write_side = self.write_side;
         let flag = |flag: u32| self.flags & flag != 0;
@@ -267,7 +265,7 @@ impl<'a> SavedConn<'a> {
             allowance: allowance.map(|(tokens, passed)| (tokens, clock.since(passed))),
             throttled: throttled.map(|left| clock.until(left)),
             stalled: stalled.map(|passed| clock.since(passed)),
-            left: self.peer.as_ref().filter(|_| self.role == LEFT).map(|peer| peer.addr),
+            left: self.peer.as_ref().filter(|_| self.role == LEFT).map(Peer::addr),
             denied: self.peer.filter(|_| self.role == DENIED),
             late: flag(LATE),
             ..Rare::default()
@@ -361,21 +359,21 @@ fn write_role(out: &mut StateWriter, role: Role<'_>) {
         }
         Role::Left(addr) => {
             out.u8(LEFT);
-            write_peer(out, addr.map(|addr| Peer { addr, serial: 0, listener: None }).as_ref());
+            write_peer(out, addr.map(Peer::without_listener).as_ref());
         }
     }
 }
 
 fn write_peer(out: &mut StateWriter, peer: Option<&Peer>) {
     out.option(peer, |out, peer| {
-        match peer.addr {
+        match peer.addr() {
             PeerAddr::Ip(addr) => out.u8(0).text(&addr.to_string()),
             PeerAddr::Unix(who) => out.u8(1).option(who, |out, who| {
                 out.u32(who.uid).u32(who.gid).i64(who.pid.map_or(-1, i64::from));
             }),
             PeerAddr::Adopted => out.u8(2),
         };
-        out.u64(peer.serial).text(peer.listener());
+        out.u64(peer.serial()).text(peer.listener());
     });
 }
 
@@ -390,7 +388,7 @@ fn read_peer(from: &mut StateReader<'_>) -> Result<Peer, StateError> {
         other => return Err(StateError::invalid("a kind of peer", other.into())),
     };
     let (serial, listener) = (from.u64()?, from.text()?);
-    Ok(Peer { addr, serial, listener: (!listener.is_empty()).then(|| Rc::from(listener)) })
+    Ok(Peer::new(addr, serial, ListenerName::of(listener)))
 }
 
 fn read_addr(from: &mut StateReader<'_>) -> Result<SocketAddr, StateError> {

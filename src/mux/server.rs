@@ -1,7 +1,8 @@
 //! The one object of the process: [`Server`], the factory of clients and every hook of the flow.
 
-use super::callback::{MuxCallback, Peer};
+use super::callback::MuxCallback;
 use super::context::Room;
+use super::peer::Peer;
 use crate::config::Config;
 #[cfg(feature = "config")]
 use crate::config::ConfigBuilder;

@@ -1,7 +1,7 @@
 //! Addresses as they are shown, logged and checked: canonical, in one form each.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::path::PathBuf;
 
 use super::Credentials;
@@ -96,15 +96,15 @@ impl fmt::Display for LocalAddr {
     }
 }
 
-/// `addr` in its one form: an IPv4 address mapped into IPv6 (RFC 4291 section 2.5.5.2) becomes the IPv4 address.
-/// Everything else keeps its flow label and scope.
+/// `addr` in its one form: an IPv4 address mapped into IPv6 (RFC 4291 section 2.5.5.2) becomes the IPv4 address. Another
+/// IPv6 address keeps its scope; a flow label, which belongs to packets and not to who sends them, is dropped.
 pub(super) fn canonical(addr: SocketAddr) -> SocketAddr {
-    match addr.ip() {
-        IpAddr::V6(ip) => match Ipv6Addr::to_ipv4_mapped(&ip) {
-            Some(ip) => SocketAddr::from((ip, addr.port())),
-            None => addr,
+    match addr {
+        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+            Some(ip) => SocketAddr::from((ip, v6.port())),
+            None => SocketAddrV6::new(*v6.ip(), v6.port(), 0, v6.scope_id()).into(),
         },
-        IpAddr::V4(_) => addr,
+        SocketAddr::V4(_) => addr,
     }
 }
 
@@ -123,6 +123,12 @@ mod tests {
         assert_eq!(peer("[::1]:5").to_string(), "::1");
         // "IPv4-compatible" is not "IPv4-mapped": it stays what it is.
         assert_eq!(peer("[::1.2.3.4]:5").ip(), Some("::1.2.3.4".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_link_local_address_keeps_its_scope_and_no_flow_label() {
+        let labelled = SocketAddrV6::new("fe80::1".parse().unwrap(), 5, 0xABCDE, 3);
+        assert_eq!(PeerAddr::Ip(canonical(labelled.into())), peer("[fe80::1%3]:5"));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::unix::{self, OwnedPath};
 use super::{LocalAddr, PeerAddr, Stream, options};
 use crate::config::{Ipv, Limits, ListenAddr, ListenAt};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys;
 
 /// One listening socket. Dropping it closes it and, if it made a path in the file system that is still its own,
 /// removes that path.
@@ -166,13 +167,12 @@ impl Listener {
                 #[cfg(not(any(target_os = "linux", target_os = "android")))]
                 options::accepted(&SockRef::from(&stream), &self.limits);
                 let peer = PeerAddr::Ip(canonical(addr));
-                Ok((Stream::tcp(stream, peer), peer))
+                Ok((Stream::tcp(stream), peer))
             }
             Listening::Unix(listener) => {
                 let (stream, _unnamed) = listener.accept()?;
-                let stream = Stream::unix(stream);
-                let peer = stream.peer_addr();
-                Ok((stream, peer))
+                let peer = PeerAddr::Unix(sys::peer_credentials(&stream));
+                Ok((Stream::unix(stream), peer))
             }
             Listening::Closed => Err(io::ErrorKind::NotConnected.into()),
         }

@@ -5,8 +5,9 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use mio::{Interest, Registry, Token, event::Source, unix::SourceFd};
@@ -21,7 +22,6 @@ use crate::sys;
 #[derive(Debug)]
 pub struct Stream {
     kind: Kind,
-    peer: PeerAddr,
 }
 
 /// What a stream rests on.
@@ -35,10 +35,11 @@ pub(crate) enum StreamKind {
     },
 }
 
+/// The sockets are those of the standard library: mio's hold 16 bytes more in a debug build.
 #[derive(Debug)]
 enum Kind {
-    Tcp(mio::net::TcpStream),
-    Unix(mio::net::UnixStream),
+    Tcp(TcpStream),
+    Unix(UnixStream),
     Descriptor(Adopted),
 }
 
@@ -62,13 +63,12 @@ impl Drop for Adopted {
 }
 
 impl Stream {
-    pub(super) fn tcp(stream: mio::net::TcpStream, peer: PeerAddr) -> Self {
-        Self { kind: Kind::Tcp(stream), peer }
+    pub(super) fn tcp(stream: mio::net::TcpStream) -> Self {
+        Self { kind: Kind::Tcp(stream.into()) }
     }
 
     pub(super) fn unix(stream: mio::net::UnixStream) -> Self {
-        let peer = PeerAddr::Unix(sys::peer_credentials(&stream));
-        Self { kind: Kind::Unix(stream), peer }
+        Self { kind: Kind::Unix(stream.into()) }
     }
 
     /// Begins a TCP connection to `addr` with the socket options of `limits`. It is made when [`Stream::connected`]
@@ -80,7 +80,7 @@ impl Stream {
     pub fn connect(addr: SocketAddr, limits: &Limits) -> io::Result<Self> {
         let stream = mio::net::TcpStream::connect(addr)?;
         options::tcp(&SockRef::from(&stream), limits)?;
-        Ok(Self::tcp(stream, PeerAddr::Ip(canonical(addr))))
+        Ok(Self::tcp(stream))
     }
 
     /// Connects to the Unix socket at `path`; it is connected when this returns.
@@ -107,7 +107,7 @@ impl Stream {
         }
         let is_socket = socket.r#type().is_ok();
         let kind = Kind::Descriptor(Adopted { file, is_socket, was_blocking, is_ours: true });
-        Ok(Self { kind, peer: PeerAddr::Adopted })
+        Ok(Self { kind })
     }
 
     /// Takes over a stream of this kind from another image of the program. It is [claimed](Self::claim) when that image
@@ -115,14 +115,14 @@ impl Stream {
     ///
     /// # Errors
     /// `InvalidData` when it is not of that kind; what `getsockopt(2)` or `fcntl(2)` says.
-    pub(crate) fn inherit(fd: OwnedFd, kind: StreamKind, peer: PeerAddr) -> io::Result<Self> {
+    pub(crate) fn inherit(fd: OwnedFd, kind: StreamKind) -> io::Result<Self> {
         let refuse = |why| Err(io::Error::new(io::ErrorKind::InvalidData, why));
         if let StreamKind::Descriptor { was_blocking } = kind {
             let mut stream = Self::adopt(fd)?;
             if let Kind::Descriptor(adopted) = &mut stream.kind {
                 (adopted.was_blocking, adopted.is_ours) = (was_blocking, false);
             }
-            return Ok(Self { peer, ..stream });
+            return Ok(stream);
         }
         let socket = Socket::from(fd);
         if socket.r#type()? != Type::STREAM {
@@ -131,15 +131,11 @@ impl Stream {
         let local = socket.local_addr()?;
         socket.set_nonblocking(true)?;
         let kind = match kind {
-            StreamKind::Tcp if local.is_ipv4() || local.is_ipv6() => {
-                Kind::Tcp(mio::net::TcpStream::from_std(OwnedFd::from(socket).into()))
-            }
-            StreamKind::Unix if local.is_unix() => {
-                Kind::Unix(mio::net::UnixStream::from_std(OwnedFd::from(socket).into()))
-            }
+            StreamKind::Tcp if local.is_ipv4() || local.is_ipv6() => Kind::Tcp(OwnedFd::from(socket).into()),
+            StreamKind::Unix if local.is_unix() => Kind::Unix(OwnedFd::from(socket).into()),
             _ => return refuse("the descriptor is of another address family"),
         };
-        Ok(Self { kind, peer })
+        Ok(Self { kind })
     }
 
     /// It is this image's alone from now on.
@@ -158,24 +154,26 @@ impl Stream {
         }
     }
 
-    /// Whether a connection that was begun is made. After [`Stream::connect`]: register the stream with writable
-    /// interest, and ask at each event. A stream of another origin is connected from the start.
+    /// Who has answered, once a connection that was begun is made. After [`Stream::connect`]: register the stream with
+    /// writable interest, and ask at each event. A stream of another origin is connected from the start.
     ///
-    /// `Ok(false)`: not yet, wait for the next event.
+    /// `Ok(None)`: not yet, wait for the next event.
     ///
     /// # Errors
     /// The connection failed, and this is why (refused, timed out, ...); told once.
-    pub fn connected(&self) -> io::Result<bool> {
-        let Kind::Tcp(stream) = &self.kind else {
-            return Ok(true);
+    pub fn connected(&self) -> io::Result<Option<PeerAddr>> {
+        let stream = match &self.kind {
+            Kind::Tcp(stream) => stream,
+            Kind::Unix(stream) => return Ok(Some(PeerAddr::Unix(sys::peer_credentials(stream)))),
+            Kind::Descriptor(_) => return Ok(Some(PeerAddr::Adopted)),
         };
         if let Some(cause) = stream.take_error()? {
             return Err(cause);
         }
         match stream.peer_addr() {
-            Ok(_) => Ok(true),
-            Err(cause) if cause.kind() == io::ErrorKind::NotConnected => Ok(false),
-            Err(cause) if cause.raw_os_error() == Some(EINPROGRESS) => Ok(false),
+            Ok(addr) => Ok(Some(PeerAddr::Ip(canonical(addr)))),
+            Err(cause) if cause.kind() == io::ErrorKind::NotConnected => Ok(None),
+            Err(cause) if cause.raw_os_error() == Some(EINPROGRESS) => Ok(None),
             Err(cause) => Err(cause),
         }
     }
@@ -206,7 +204,7 @@ impl Stream {
             // Sends with MSG_NOSIGNAL by itself.
             Kind::Tcp(stream) => uninterrupted(|| stream.write(buf)),
             Kind::Unix(stream) => {
-                uninterrupted(|| stream.try_io(|| SockRef::from(&*stream).send_with_flags(buf, MSG_NOSIGNAL)))
+                uninterrupted(|| SockRef::from(&*stream).send_with_flags(buf, MSG_NOSIGNAL))
             }
             Kind::Descriptor(adopted) if adopted.is_socket => {
                 uninterrupted(|| SockRef::from(&adopted.file).send_with_flags(buf, MSG_NOSIGNAL))
@@ -224,12 +222,12 @@ impl Stream {
     pub fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         let bufs = &bufs[..bufs.len().min(IOV_MAX)];
         match &mut self.kind {
-            Kind::Tcp(stream) => uninterrupted(|| {
-                stream.try_io(|| SockRef::from(&*stream).send_vectored_with_flags(bufs, MSG_NOSIGNAL))
-            }),
-            Kind::Unix(stream) => uninterrupted(|| {
-                stream.try_io(|| SockRef::from(&*stream).send_vectored_with_flags(bufs, MSG_NOSIGNAL))
-            }),
+            Kind::Tcp(stream) => {
+                uninterrupted(|| SockRef::from(&*stream).send_vectored_with_flags(bufs, MSG_NOSIGNAL))
+            }
+            Kind::Unix(stream) => {
+                uninterrupted(|| SockRef::from(&*stream).send_vectored_with_flags(bufs, MSG_NOSIGNAL))
+            }
             Kind::Descriptor(adopted) if adopted.is_socket => {
                 uninterrupted(|| SockRef::from(&adopted.file).send_vectored_with_flags(bufs, MSG_NOSIGNAL))
             }
@@ -280,12 +278,6 @@ impl Stream {
         !matches!(self.kind, Kind::Descriptor(_))
     }
 
-    /// Who is at the other end, as it was known when the stream was made; no system call.
-    #[must_use]
-    pub fn peer_addr(&self) -> PeerAddr {
-        self.peer
-    }
-
     /// Our end: the address of a TCP connection (canonical), the path of a Unix socket (empty where it has none).
     ///
     /// # Errors
@@ -319,38 +311,24 @@ impl AsFd for Stream {
 
 impl Source for Stream {
     fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        match &mut self.kind {
-            Kind::Tcp(stream) => stream.register(registry, token, interests),
-            Kind::Unix(stream) => stream.register(registry, token, interests),
-            Kind::Descriptor(adopted) => SourceFd(&adopted.file.as_raw_fd())
-                .register(registry, token, interests)
-                .map_err(|cause| match cause.kind() {
-                    // epoll_ctl(2): EPERM, "the target file does not support epoll".
-                    io::ErrorKind::PermissionDenied => io::Error::new(
-                        io::ErrorKind::Unsupported,
-                        "a regular file or directory cannot be polled: read it with std::fs",
-                    ),
-                    _ => cause,
-                }),
-        }
+        SourceFd(&self.as_fd().as_raw_fd()).register(registry, token, interests).map_err(|cause| {
+            match cause.kind() {
+                // epoll_ctl(2): EPERM, "the target file does not support epoll".
+                io::ErrorKind::PermissionDenied => io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    "a regular file or directory cannot be polled: read it with std::fs",
+                ),
+                _ => cause,
+            }
+        })
     }
 
     fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        match &mut self.kind {
-            Kind::Tcp(stream) => stream.reregister(registry, token, interests),
-            Kind::Unix(stream) => stream.reregister(registry, token, interests),
-            Kind::Descriptor(adopted) => {
-                SourceFd(&adopted.file.as_raw_fd()).reregister(registry, token, interests)
-            }
-        }
+        SourceFd(&self.as_fd().as_raw_fd()).reregister(registry, token, interests)
     }
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        match &mut self.kind {
-            Kind::Tcp(stream) => stream.deregister(registry),
-            Kind::Unix(stream) => stream.deregister(registry),
-            Kind::Descriptor(adopted) => SourceFd(&adopted.file.as_raw_fd()).deregister(registry),
-        }
+        SourceFd(&self.as_fd().as_raw_fd()).deregister(registry)
     }
 }
 

@@ -127,7 +127,7 @@ impl Driven {
                 let path = rest.to_owned();
                 let job = move || UnixStream::connect(path)?.read_to_end(&mut Vec::new());
                 ctx.offload(job, |_, ctx, result: io::Result<usize>| {
-                    println!("offloaded: #{}", ctx.peer.serial);
+                    println!("offloaded: #{}", ctx.peer.serial());
                     writeln!(ctx, "offloaded {}", result?);
                     Ok(())
                 })?;
@@ -179,7 +179,7 @@ impl Driven {
             "ask-at-close" => ctx.server.farewell.ask = Some(rest.to_owned()),
             "say-at-close" => ctx.server.farewell.broadcast = Some(format!("{rest}\n")),
             "who" => {
-                let (serial, listener) = (ctx.peer.serial, ctx.peer.listener().to_owned());
+                let (serial, listener) = (ctx.peer.serial(), ctx.peer.listener().to_owned());
                 let (id, note) = (ctx.id, &ctx.server.kept.note);
                 let who = format!("{id} #{serial} by {listener}: {} / {note}\n", self.name);
                 ctx.write(who.as_bytes());
@@ -224,24 +224,24 @@ impl MuxCallback<Flow> for Driven {
     }
 
     fn eof(&mut self, ctx: &mut Context<'_, Flow>, _input: &mut Input) -> io::Result<()> {
-        if ctx.peer.serial > 0 && self.name == "tells-eof" {
-            println!("eof: #{}", ctx.peer.serial);
+        if ctx.peer.serial() > 0 && self.name == "tells-eof" {
+            println!("eof: #{}", ctx.peer.serial());
         }
         Ok(())
     }
 
     fn timeout(&mut self, ctx: &mut Context<'_, Flow>) -> io::Result<()> {
-        println!("timeout: #{}", ctx.peer.serial);
+        println!("timeout: #{}", ctx.peer.serial());
         Ok(())
     }
 
     fn wake(&mut self, ctx: &mut Context<'_, Flow>) -> io::Result<()> {
-        println!("wake: #{}", ctx.peer.serial);
+        println!("wake: #{}", ctx.peer.serial());
         Ok(())
     }
 
     fn close(&mut self, ctx: &mut Context<'_, Flow>, reason: &CloseReason) {
-        println!("close: #{} ({reason})", ctx.peer.serial);
+        println!("close: #{} ({reason})", ctx.peer.serial());
         match self.last_wish {
             LastWish::Nothing => {}
             LastWish::CloseTheOthers => {

@@ -187,7 +187,7 @@ impl Server for Flow {
 
     fn post_process_request_hook(&mut self, _room: &mut Room<'_, Self>, peer: &Peer, outcome: Outcome) {
         if outcome == Outcome::Denied {
-            println!("denied: #{}", peer.serial);
+            println!("denied: #{}", peer.serial());
         }
     }
 

@@ -205,12 +205,12 @@ impl Server for Lab {
         if let Some(call) = self.client.clone() {
             call(peer);
         }
-        LabClient::named(self, &peer.serial.to_string())
+        LabClient::named(self, &peer.serial().to_string())
     }
 
     fn post_accept_hook(&mut self, room: &mut Room<'_, Self>, peer: &Peer) {
         let call = self.accepted.clone();
-        self.hook(&format!("accepted {}", peer.serial), || call.map(|call| call(room, peer)));
+        self.hook(&format!("accepted {}", peer.serial()), || call.map(|call| call(room, peer)));
     }
 
     fn allow_deny_hook(&mut self, room: &mut Room<'_, Self>, peer: &Peer) -> bool {
@@ -219,12 +219,12 @@ impl Server for Lab {
 
     fn request_denied_hook(&mut self, room: &mut Room<'_, Self>, id: ConnId, peer: &Peer) {
         let call = self.denied.clone();
-        self.hook(&format!("denied {}", peer.serial), || call.map(|call| call(room, id)));
+        self.hook(&format!("denied {}", peer.serial()), || call.map(|call| call(room, id)));
     }
 
     fn post_process_request_hook(&mut self, room: &mut Room<'_, Self>, peer: &Peer, outcome: Outcome) {
         let call = self.done.clone();
-        self.hook(&format!("done {} {outcome:?}", peer.serial), || call.map(|call| call(room, peer)));
+        self.hook(&format!("done {} {outcome:?}", peer.serial()), || call.map(|call| call(room, peer)));
     }
 
     fn run_dequeue(&mut self, room: &mut Room<'_, Self>) {

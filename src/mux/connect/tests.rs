@@ -26,7 +26,7 @@ impl Server for Told {
 
 impl MuxCallback<Told> for Client {
     fn connection(&mut self, ctx: &mut Context<'_, Told>) -> io::Result<()> {
-        let PeerAddr::Ip(addr) = ctx.peer.addr else { panic!("not an address") };
+        let PeerAddr::Ip(addr) = ctx.peer.addr() else { panic!("not an address") };
         ctx.server.0.push(format!("connection {addr}"));
         Ok(())
     }

@@ -4,11 +4,11 @@
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::rc::Rc;
 
 use super::super::callback::MuxCallback;
 use super::super::conn::{Flag, Rare};
 use super::super::context::{Context, Member};
+use super::super::peer::ListenerName;
 use super::*;
 use crate::buffer::{Input, Output};
 use crate::config::{Limits, LongLine};
@@ -118,13 +118,13 @@ fn conns(clock: &Clock) -> Vec<(Served, Conn)> {
     let ago = |millis| Some(clock.at - Duration::from_millis(millis));
     let ahead = |millis| Some(clock.at + Duration::from_millis(millis));
     let ip = |text: &str| PeerAddr::Ip(text.parse::<SocketAddr>().unwrap());
-    let peer = |addr, serial, listener: Option<&str>| Peer { addr, serial, listener: listener.map(Rc::from) };
+    let peer = |addr, serial, listener| Peer::new(addr, serial, ListenerName::of(listener));
 
     let mut tcp = conn(StreamKind::Tcp, Phase::Open);
     tcp.clear(Flag::FRESH);
     tcp.held = Some(held(b"half a li", 0, 0));
     let tcp_client = GoldenClient { lines: 3, name: "ada".to_owned() };
-    let tcp_peer = peer(ip("192.0.2.7:50123"), 7, Some("chat"));
+    let tcp_peer = peer(ip("192.0.2.7:50123"), 7, "chat");
 
     let mut unix = conn(StreamKind::Unix, Phase::Open);
     unix.clear(Flag::FRESH);
@@ -153,7 +153,7 @@ fn conns(clock: &Clock) -> Vec<(Served, Conn)> {
     let mut denied = conn(StreamKind::Tcp, Phase::Draining);
     denied.output = Some(Box::default());
     denied.output.as_mut().unwrap().append(b"not you\r\n", usize::MAX);
-    let from = peer(ip("[2001:db8::1]:443"), 40, Some("chat"));
+    let from = peer(ip("[2001:db8::1]:443"), 40, "chat");
     denied.rare = Some(Box::new(Rare { denied: Some(from), ..Rare::default() }));
 
     let mut refused = conn(StreamKind::Unix, Phase::Lingering);
@@ -166,8 +166,8 @@ fn conns(clock: &Clock) -> Vec<(Served, Conn)> {
 
     vec![
         (Some((tcp_peer, tcp_client)), tcp),
-        (Some((peer(PeerAddr::Unix(Some(who)), 41, Some("local")), unix_client)), unix),
-        (Some((peer(PeerAddr::Adopted, 0, None), GoldenClient::default())), adopted),
+        (Some((peer(PeerAddr::Unix(Some(who)), 41, "local"), unix_client)), unix),
+        (Some((peer(PeerAddr::Adopted, 0, ""), GoldenClient::default())), adopted),
         (None, denied),
         (None, refused),
         (None, left),
@@ -176,7 +176,7 @@ fn conns(clock: &Clock) -> Vec<(Served, Conn)> {
 
 fn conn(kind: StreamKind, phase: Phase) -> Conn {
     let (fd, _peer) = stream(kind);
-    Conn::new(Some(Stream::inherit(fd, kind, PeerAddr::Adopted).unwrap()), phase)
+    Conn::new(Some(Stream::inherit(fd, kind).unwrap()), phase)
 }
 
 /// A connected stream of that kind, and its other end.

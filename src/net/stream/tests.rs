@@ -31,8 +31,8 @@ fn until<T>(
 }
 
 #[track_caller]
-fn connected(stream: &mut Stream) -> io::Result<()> {
-    until(stream, |stream| Ok(stream.connected()?.then_some(())))
+fn connected(stream: &mut Stream) -> io::Result<PeerAddr> {
+    until(stream, |stream| stream.connected())
 }
 
 #[track_caller]
@@ -47,10 +47,9 @@ fn a_tcp_connection_is_made_and_carries_both_ways() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     let mut stream = Stream::connect(addr, &Limits::default()).unwrap();
-    connected(&mut stream).unwrap();
+    assert_eq!(connected(&mut stream).unwrap(), PeerAddr::Ip(addr));
     let (mut other, _) = listener.accept().unwrap();
     assert!(SockRef::from(&stream).tcp_nodelay().unwrap());
-    assert_eq!(stream.peer_addr(), PeerAddr::Ip(addr));
     assert_eq!(stream.local_addr().unwrap(), LocalAddr::Ip(other.peer_addr().unwrap()));
 
     assert_eq!(stream.write_vectored(&[IoSlice::new(b"one "), IoSlice::new(b"two")]).unwrap(), 7);
@@ -110,7 +109,6 @@ fn an_adopted_socket_pair_is_a_stream_and_gets_its_flag_back() {
     let shared = ours.try_clone().unwrap();
     let mut stream = Stream::adopt(ours.into()).unwrap();
     assert!(SockRef::from(&shared).nonblocking().unwrap());
-    assert_eq!(stream.peer_addr(), PeerAddr::Adopted);
     assert_eq!(stream.local_addr().unwrap(), LocalAddr::Unix(std::path::PathBuf::new()));
     assert_eq!(stream.read(&mut [0; 1]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     assert_eq!(stream.write(b"hello").unwrap(), 5);
@@ -118,7 +116,7 @@ fn an_adopted_socket_pair_is_a_stream_and_gets_its_flag_back() {
     let mut text = String::new();
     theirs.read_to_string(&mut text).unwrap();
     assert_eq!(text, "hello");
-    assert!(stream.connected().unwrap());
+    assert_eq!(stream.connected().unwrap(), Some(PeerAddr::Adopted));
     drop(stream);
     assert!(!SockRef::from(&shared).nonblocking().unwrap());
 }
@@ -169,4 +167,10 @@ fn an_interrupted_call_is_repeated_and_other_errors_are_not() {
     assert_eq!(value.unwrap(), 0);
     let failed: io::Result<()> = uninterrupted(|| Err(io::ErrorKind::WouldBlock.into()));
     assert_eq!(failed.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn a_stream_has_8_bytes_as_has_the_place_for_one() {
+    assert_eq!((size_of::<Stream>(), align_of::<Stream>()), (8, 4));
+    assert_eq!(size_of::<Option<Stream>>(), 8);
 }
