@@ -63,10 +63,16 @@ impl fmt::Display for ConnId {
     }
 }
 
+/// What [`Slots`] holds. It keeps the generation itself: in a pair of the two there would be padding.
+pub(crate) trait Slot {
+    fn generation(&self) -> u32;
+    fn set_generation(&mut self, generation: u32);
+}
+
 /// A slab that gives each entry a [`ConnId`].
 #[derive(Debug)]
 pub(crate) struct Slots<T> {
-    slab: Slab<(u32, T)>,
+    slab: Slab<T>,
     last: u32,
     /// No entry is in this slot or a higher one.
     end: usize,
@@ -78,15 +84,16 @@ impl<T> Default for Slots<T> {
     }
 }
 
-impl<T> Slots<T> {
+impl<T: Slot> Slots<T> {
     /// Stores `value` in the lowest free slot and names it. O(1), but for the growth of the slab.
     ///
     /// # Panics
     /// At 2³² entries at once, which no process has descriptors for.
-    pub(crate) fn insert(&mut self, value: T) -> ConnId {
+    pub(crate) fn insert(&mut self, mut value: T) -> ConnId {
         self.last = self.last.wrapping_add(1).max(1);
         let generation = self.last;
-        let slot = u32::try_from(self.slab.insert((generation, value))).expect("fewer than 2^32 connections");
+        value.set_generation(generation);
+        let slot = u32::try_from(self.slab.insert(value)).expect("fewer than 2^32 connections");
         self.end = self.end.max(slot as usize + 1);
         ConnId { slot, generation }
     }
@@ -95,27 +102,24 @@ impl<T> Slots<T> {
     #[inline]
     #[must_use]
     pub(crate) fn at(&self, id: ConnId) -> Option<&T> {
-        match self.slab.get(id.slot()) {
-            Some((generation, value)) if *generation == id.generation => Some(value),
-            _ => None,
-        }
+        self.slab.get(id.slot()).filter(|value| value.generation() == id.generation)
     }
 
     /// The entry of that name, to change; none if the name is stale.
     #[inline]
     pub(crate) fn at_mut(&mut self, id: ConnId) -> Option<&mut T> {
-        match self.slab.get_mut(id.slot()) {
-            Some((generation, value)) if *generation == id.generation => Some(value),
-            _ => None,
-        }
+        self.slab.get_mut(id.slot()).filter(|value| value.generation() == id.generation)
     }
 
     /// Entries under the names that they had in another process, and the last generation given there. None if two have
     /// the same slot.
     pub(crate) fn restored(entries: Vec<(ConnId, T)>, last: u32) -> Option<Self> {
         let count = entries.len();
-        let slab: Slab<(u32, T)> =
-            entries.into_iter().map(|(id, value)| (id.slot(), (id.generation, value))).collect();
+        let named = |(id, mut value): (ConnId, T)| {
+            value.set_generation(id.generation);
+            (id.slot(), value)
+        };
+        let slab: Slab<T> = entries.into_iter().map(named).collect();
         let end = slab.iter().last().map_or(0, |(slot, _)| slot + 1);
         (slab.len() == count).then_some(Self { slab, last, end })
     }
@@ -128,7 +132,7 @@ impl<T> Slots<T> {
     /// Takes the entry out and frees its slot; none if the name is stale.
     pub(crate) fn remove(&mut self, id: ConnId) -> Option<T> {
         self.at(id)?;
-        let removed = self.slab.try_remove(id.slot()).map(|(_, value)| value);
+        let removed = self.slab.try_remove(id.slot());
         while self.end > 0 && !self.slab.contains(self.end - 1) {
             self.end -= 1;
         }
@@ -143,17 +147,17 @@ impl<T> Slots<T> {
     /// The entry in that slot, to change, with its name.
     #[inline]
     pub(crate) fn in_slot(&mut self, slot: usize) -> Option<(ConnId, &mut T)> {
-        self.slab.get_mut(slot).map(|(generation, value)| (name(slot, *generation), value))
+        self.slab.get_mut(slot).map(|value| (name(slot, value.generation()), value))
     }
 
     /// Every entry with its name, in the order of the slots.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (ConnId, &T)> {
-        self.slab.iter().map(|(slot, (generation, value))| (name(slot, *generation), value))
+        self.slab.iter().map(|(slot, value)| (name(slot, value.generation()), value))
     }
 
     /// Every entry with its name, to change, in the order of the slots.
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (ConnId, &mut T)> {
-        self.slab.iter_mut().map(|(slot, (generation, value))| (name(slot, *generation), value))
+        self.slab.iter_mut().map(|(slot, value)| (name(slot, value.generation()), value))
     }
 
     /// How many entries there are.
@@ -284,10 +288,31 @@ mod tests {
 
     use super::*;
 
+    /// A number in a slot.
+    #[derive(Debug, PartialEq)]
+    struct Number {
+        generation: u32,
+        number: usize,
+    }
+
+    impl Slot for Number {
+        fn generation(&self) -> u32 {
+            self.generation
+        }
+
+        fn set_generation(&mut self, generation: u32) {
+            self.generation = generation;
+        }
+    }
+
+    fn number(number: usize) -> Number {
+        Number { generation: 0, number }
+    }
+
     #[test]
     fn a_split_gives_the_running_object_and_everybody_else() {
         let (mut slots, mut table) = (Slots::default(), Table::default());
-        let ids: Vec<_> = (0..4).map(|n| slots.insert(n)).collect();
+        let ids: Vec<_> = (0..4).map(|n| slots.insert(number(n))).collect();
         for (n, id) in ids.iter().enumerate() {
             table.put(*id, n);
         }
@@ -308,12 +333,12 @@ mod tests {
             let (mut live, mut dead) = (HashMap::new(), Vec::new());
             for (n, (add, which)) in steps.into_iter().enumerate() {
                 if add || live.is_empty() {
-                    let id = slots.insert(n);
+                    let id = slots.insert(number(n));
                     table.put(id, n);
                     prop_assert!(live.insert(id, n).is_none(), "a name is given once");
                 } else {
                     let id = *live.keys().nth(which % live.len()).unwrap();
-                    prop_assert_eq!(slots.remove(id), live.remove(&id));
+                    prop_assert_eq!(slots.remove(id).map(|slot| slot.number), live.remove(&id));
                     table.remove(id);
                     dead.push(id);
                 }
@@ -326,7 +351,7 @@ mod tests {
                     prop_assert_eq!(table.remove(*id), None);
                 }
                 for (id, n) in &live {
-                    prop_assert_eq!(slots.at(*id), Some(n));
+                    prop_assert_eq!(slots.at(*id).map(|slot| slot.number), Some(*n));
                     prop_assert!(table.all().at(*id) == Some(n));
                     prop_assert_eq!(ConnId::of_token(id.token()), Some(*id));
                 }

@@ -8,6 +8,7 @@ use super::peer::Peer;
 use super::timers::{Heard, TimerId};
 use crate::buffer::{Input, Output};
 use crate::net::{PeerAddr, Stream};
+use crate::slots::Slot;
 
 /// Where a connection stands. It only ever moves down this list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,28 +73,33 @@ impl Flag {
     pub(super) const HOLD_OPEN: Self = Self(1 << 15);
     /// Over the hard limit of output: cut in phase 7.
     pub(super) const OVERFULL: Self = Self(1 << 16);
-
     /// Some of what was said to everybody is not for it.
     pub(super) const LEFT_OUT: Self = Self(1 << 17);
+    /// The first read after an event found nothing: the next sweep looks again.
+    pub(super) const DOUBTED: Self = Self(1 << 18);
+    /// And so does the one after it.
+    pub(super) const DOUBTED_TWICE: Self = Self(1 << 19);
+    /// [`WriteSide::Ending`].
+    const SHUTTING: Self = Self(1 << 20);
+    /// [`WriteSide::Shut`].
+    const SHUT: Self = Self(1 << 21);
 
     pub(super) const fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 }
 
-/// One of these for each connection, so it is kept small: what few of them have is in [`Rare`].
+/// One of these for each connection, so it is kept small (a test says how small): what few of them have is in [`Rare`].
 #[derive(Debug)]
 pub(super) struct Conn {
+    generation: u32,
     flags: Flag,
     /// None while a name is looked up, and after phase 8.
     pub(super) stream: Option<Stream>,
     pub(super) phase: Phase,
-    pub(super) write_side: WriteSide,
-    /// The first read after an event found nothing: a later sweep looks again, so many times.
-    pub(super) doubts: u8,
     /// The turn in which `drained` was last called, the low bits. Taken for a later one by mistake, it only makes output
     /// wait for a turn.
-    pub(super) drained_turn: u16,
+    pub(super) drained_turn: u8,
     /// How much of what was said to everybody in this turn it has been given (see `fanout`).
     pub(super) told: u16,
     /// The client's deadline.
@@ -139,14 +145,24 @@ pub(super) struct Rare {
     pub(super) left: Option<PeerAddr>,
 }
 
+impl Slot for Conn {
+    #[inline]
+    fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    fn set_generation(&mut self, generation: u32) {
+        self.generation = generation;
+    }
+}
+
 impl Conn {
     pub(super) fn new(stream: Option<Stream>, phase: Phase) -> Self {
         Self {
+            generation: 0,
             flags: Flag::FRESH,
             stream,
             phase,
-            write_side: WriteSide::Open,
-            doubts: 0,
             drained_turn: 0,
             told: 0,
             deadline: None,
@@ -201,16 +217,31 @@ impl Conn {
         before
     }
 
+    pub(super) fn write_side(&self) -> WriteSide {
+        if self.is(Flag::SHUT) {
+            WriteSide::Shut
+        } else if self.is(Flag::SHUTTING) {
+            WriteSide::Ending
+        } else {
+            WriteSide::Open
+        }
+    }
+
+    pub(super) fn set_write_side(&mut self, side: WriteSide) {
+        self.put(Flag::SHUTTING, side == WriteSide::Ending);
+        self.put(Flag::SHUT, side == WriteSide::Shut);
+    }
+
     /// Whether a write is accepted.
     #[inline]
     pub(super) fn takes_output(&self) -> bool {
-        self.phase <= Phase::Open && self.write_side == WriteSide::Open
+        self.phase <= Phase::Open && !self.is(Flag::SHUTTING.or(Flag::SHUT))
     }
 
     /// Whether it is one of those that `all` and `broadcast` mean.
     #[inline]
     pub(super) fn in_room(&self) -> bool {
-        self.phase == Phase::Open && !self.is(Flag::FRESH) && self.write_side == WriteSide::Open
+        self.phase == Phase::Open && !self.is(Flag::FRESH.or(Flag::SHUTTING).or(Flag::SHUT))
     }
 
     /// Whether its client may be given input now.
@@ -241,5 +272,22 @@ impl Conn {
 
     pub(super) fn output_len(&self) -> usize {
         self.output.as_ref().map_or(0, |output| output.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the slab's own, which is private: an entry that is in use, or the way to the next that is not.
+    #[allow(dead_code, reason = "only its size is of interest")]
+    enum Entry {
+        Vacant(usize),
+        Occupied(Conn),
+    }
+
+    #[test]
+    fn a_connection_has_56_bytes_with_its_place_in_the_slab() {
+        assert_eq!((size_of::<Conn>(), size_of::<Entry>()), (56, 56));
     }
 }

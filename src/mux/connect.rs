@@ -123,7 +123,7 @@ impl Conns {
         conn.stream = None;
         // What was learned of the old socket says nothing of the next.
         conn.clear(Flag::READABLE.or(Flag::ENDING).or(Flag::URGENT).or(Flag::FAULTY));
-        conn.doubts = 0;
+        conn.clear(Flag::DOUBTED.or(Flag::DOUBTED_TWICE));
         conn.rare().opening.get_or_insert_default().last = Some(error);
         self.try_next_address(id);
     }

@@ -226,7 +226,7 @@ impl Conns {
     pub fn shutdown_write(&mut self, id: ConnId) {
         self.catch_up(id);
         if let Some(conn) = self.slots.at_mut(id).filter(|conn| conn.takes_output()) {
-            conn.write_side = WriteSide::Ending;
+            conn.set_write_side(WriteSide::Ending);
             self.lists.dirty(id, conn);
         }
     }
@@ -643,7 +643,7 @@ pub(super) fn written(lists: &mut Lists, limits: &Limits, id: ConnId, conn: &mut
     if !fits {
         // Cut in phase 7, where the lists and timers are at hand; until then it takes nothing more.
         conn.set(Flag::OVERFULL);
-        conn.write_side = WriteSide::Ending;
+        conn.set_write_side(WriteSide::Ending);
         lists.dirty(id, conn);
         lists.full = true;
         return false;

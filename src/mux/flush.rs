@@ -107,8 +107,8 @@ impl<S: Server> Mux<S> {
         }
         match conn.phase {
             Phase::Draining => self.linger(id),
-            Phase::Open if conn.write_side == WriteSide::Ending => {
-                conn.write_side = WriteSide::Shut;
+            Phase::Open if conn.write_side() == WriteSide::Ending => {
+                conn.set_write_side(WriteSide::Shut);
                 // It fails only if the peer is gone, and the next read tells.
                 let _ = conn.stream.as_ref().map(|stream| stream.shutdown_write());
                 if conn.is(Flag::EOF_SEEN) {
@@ -228,11 +228,12 @@ impl<S: Server> Mux<S> {
                 conns.blocked -= 1;
                 conns.lists.dirty(id, conn);
             }
-            if conn.doubts > 0 {
-                conn.doubts -= 1;
+            if conn.is(Flag::DOUBTED) {
+                conn.put(Flag::DOUBTED, conn.is(Flag::DOUBTED_TWICE));
+                conn.clear(Flag::DOUBTED_TWICE);
                 conn.set(Flag::READABLE.or(Flag::SWEPT));
                 conns.lists.ready(id, conn);
-                doubts |= conn.doubts > 0;
+                doubts |= conn.is(Flag::DOUBTED);
             }
         }
         if doubts {

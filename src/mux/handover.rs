@@ -476,7 +476,9 @@ impl<S: Server> Mux<S> {
                     Error::with_source(ErrorKind::Io, format!("connection {id} cannot be watched"), error)
                 })?;
             }
-            if conn.output.is_some() || conn.phase == Phase::Draining || conn.write_side == WriteSide::Ending
+            if conn.output.is_some()
+                || conn.phase == Phase::Draining
+                || conn.write_side() == WriteSide::Ending
             {
                 conns.lists.dirty(id, conn);
             }

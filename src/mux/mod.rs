@@ -120,7 +120,7 @@ pub struct Mux<S: Server> {
     quiet: Quiets,
     gather: gather::Gather,
     /// The turn, the low bits; never 0.
-    turn: u16,
+    turn: u8,
     /// When the next wait begins: the end of the last turn.
     rested: Instant,
     /// Callbacks of this turn, and the last one, for the complaint about a slow turn.
@@ -569,10 +569,9 @@ fn mark(conns: &mut Conns, id: ConnId, event: &Event) {
     conn.set_if(Flag::FAULTY, event.is_error());
     let ended = event.is_read_closed() || event.is_error();
     if event.is_readable() || ended {
-        conn.set(Flag::READABLE);
+        conn.set(Flag::READABLE.or(Flag::DOUBTED).or(Flag::DOUBTED_TWICE));
         conn.set_if(Flag::ENDING, ended);
         conn.set_if(Flag::URGENT, is_urgent(event));
-        conn.doubts = DOUBTS;
         conns.lists.ready(id, conn);
     }
     if event.is_writable() {
@@ -652,5 +651,3 @@ const CROWDED_MAX: u8 = 64;
 const BYTES_MIN: usize = 1024;
 /// Ten years.
 const TIME_MAX: Duration = Duration::from_secs(10 * 366 * 86_400);
-/// How often a sweep looks again after an event that was followed by nothing.
-const DOUBTS: u8 = 2;

@@ -161,7 +161,7 @@ impl<S: Server> Mux<S> {
                     }
                 }
                 Read::Nothing => {
-                    if conn.doubts > 0 {
+                    if conn.is(Flag::DOUBTED) {
                         self.conns.want_sweep();
                     }
                     return;
@@ -311,7 +311,7 @@ impl<S: Server> Mux<S> {
             if let Some(rare) = conn.rare.as_mut() {
                 rare.line_began = None;
             }
-            if !conn.is(Flag::HOLD_OPEN) || conn.write_side != WriteSide::Open {
+            if !conn.is(Flag::HOLD_OPEN) || conn.write_side() != WriteSide::Open {
                 self.conns.close_because(id, CloseReason::Eof);
             }
         }
@@ -388,7 +388,7 @@ fn receive(
             if count < offered && !conn.is(Flag::ENDING.or(Flag::URGENT)) && exclusive {
                 conn.clear(Flag::READABLE);
             }
-            conn.doubts = 0;
+            conn.clear(Flag::DOUBTED.or(Flag::DOUBTED_TWICE));
             Read::Bytes(count)
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

@@ -124,7 +124,7 @@ impl<'a> SavedConn<'a> {
             Phase::Draining => 1,
             Phase::Lingering | Phase::Gone => 2,
         });
-        record.u8(match conn.write_side {
+        record.u8(match conn.write_side() {
             WriteSide::Open => 0,
             WriteSide::Ending => 1,
             WriteSide::Shut => 2,
@@ -232,7 +232,7 @@ impl<'a> SavedConn<'a> {
     ) -> io::Result<Conn> {
         let stream = Stream::inherit(fd, self.kind)?;
         let mut conn = Conn::new(Some(stream), self.phase);
-        conn.write_side = self.write_side;
+        conn.set_write_side(self.write_side);
         let flag = |flag: u32| self.flags & flag != 0;
         conn.put(Flag::FRESH, flag(FRESH));
         conn.put(Flag::ENDING, flag(ENDING));

@@ -134,7 +134,8 @@ fn conns(clock: &Clock) -> Vec<(Served, Conn)> {
     let mut output = Output::default();
     output.append(b"unsent ", usize::MAX);
     output.append(b"bytes", usize::MAX);
-    (unix.output, unix.write_side) = (Some(Box::new(output)), WriteSide::Ending);
+    unix.output = Some(Box::new(output));
+    unix.set_write_side(WriteSide::Ending);
     unix.heard = super::super::timers::Timers::new(clock.at - LONG, None)
         .heard(clock.at - Duration::from_millis(3000));
     unix.rare = Some(Box::new(Rare {
@@ -157,7 +158,7 @@ fn conns(clock: &Clock) -> Vec<(Served, Conn)> {
     denied.rare = Some(Box::new(Rare { denied: Some(from), ..Rare::default() }));
 
     let mut refused = conn(StreamKind::Unix, Phase::Lingering);
-    refused.write_side = WriteSide::Shut;
+    refused.set_write_side(WriteSide::Shut);
     refused.rare =
         Some(Box::new(Rare { refused: true, linger_until: ahead(8000), discarded: 4096, ..Rare::default() }));
 
