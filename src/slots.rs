@@ -80,7 +80,7 @@ pub(crate) struct Slots<T> {
 
 impl<T> Default for Slots<T> {
     fn default() -> Self {
-        Self { slab: Slab::new(), last: 0, end: 0 }
+        Self { slab: Slab::with_capacity(RESERVED), last: 0, end: 0 }
     }
 }
 
@@ -181,7 +181,7 @@ pub(crate) struct Table<T> {
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Self { entries: Vec::new() }
+        Self { entries: Vec::with_capacity(RESERVED) }
     }
 }
 
@@ -274,6 +274,10 @@ impl<T> Others<'_, T> {
             .filter_map(|(slot, entry)| entry.as_mut().map(|(g, value)| (name(slot, *g), value)))
     }
 }
+
+/// Entries that a table has room for from the start: so many that it lies in pages of its own, which take no memory before
+/// they are used and move when it grows. A small one that grows would leave a hole in the heap at each doubling.
+const RESERVED: usize = 4096;
 
 #[allow(clippy::cast_possible_truncation, reason = "insert refuses slots past u32")]
 fn name(slot: usize, generation: u32) -> ConnId {

@@ -18,9 +18,10 @@ use super::conn::{Conn, Flag, Phase, Rare, WriteSide};
 use super::fanout::Fanout;
 use super::offload::{Job, Offload};
 use super::peer::Peer;
+use super::pool::Pool;
 use super::timers::{TimerKey, Timers};
 use crate::Error;
-use crate::buffer::{Input, Output};
+use crate::buffer::Output;
 use crate::config::Limits;
 use crate::metrics::Metrics;
 use crate::net::{LocalAddr, PeerAddr, Stream};
@@ -582,61 +583,6 @@ impl Lists {
     }
 }
 
-/// Buffers that no connection needs just now.
-#[derive(Debug)]
-#[allow(
-    clippy::vec_box,
-    reason = "the boxes move to the connections and back; a connection without one has a pointer"
-)]
-pub(super) struct Pool {
-    outputs: Vec<Box<Output>>,
-    inputs: Vec<Box<Input>>,
-    line_max: usize,
-    long_line: crate::config::LongLine,
-}
-
-impl Pool {
-    fn new(limits: &Limits) -> Self {
-        let (line_max, long_line) = (limits.line_max_bytes, limits.long_line);
-        Self { outputs: Vec::new(), inputs: Vec::new(), line_max, long_line }
-    }
-
-    #[inline]
-    pub(super) fn take(&mut self) -> Box<Output> {
-        match self.outputs.pop() {
-            Some(output) => output,
-            None => Self::new_output(),
-        }
-    }
-
-    #[cold]
-    fn new_output() -> Box<Output> {
-        Box::default()
-    }
-
-    /// `output` must be empty.
-    #[inline]
-    pub(super) fn give_back(&mut self, output: Option<Box<Output>>) {
-        let Some(output) = output else { return };
-        debug_assert!(output.is_empty());
-        // One big answer leaves no trace.
-        if self.outputs.len() < POOL_MAX && output.capacity() <= POOLED_MAX_BYTES {
-            self.outputs.push(output);
-        }
-    }
-
-    pub(super) fn take_input(&mut self) -> Box<Input> {
-        self.inputs.pop().unwrap_or_else(|| Box::new(Input::new(self.line_max, self.long_line)))
-    }
-
-    pub(super) fn give_back_input(&mut self, mut input: Box<Input>) {
-        if self.inputs.len() < POOL_MAX && input.capacity() <= POOLED_MAX_BYTES {
-            input.reset();
-            self.inputs.push(input);
-        }
-    }
-}
-
 /// What follows every append: the dirty list, and the two limits on output.
 #[inline]
 pub(super) fn written(lists: &mut Lists, limits: &Limits, id: ConnId, conn: &mut Conn, fits: bool) -> bool {
@@ -674,9 +620,5 @@ fn share(bytes: &[u8]) -> Option<Rc<[u8]>> {
 pub(super) const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(super) const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE);
-
-/// Buffers of each kind that wait for the next connection that needs one; at most 16 KiB each.
-const POOL_MAX: usize = 1024;
-const POOLED_MAX_BYTES: usize = 16 * 1024;
 
 pub(super) type ServerTimers = HashMap<u64, super::timers::TimerId>;

@@ -17,6 +17,7 @@ mod handle;
 mod handover;
 mod offload;
 mod peer;
+mod pool;
 mod read;
 mod saved_conn;
 mod server;
@@ -109,7 +110,7 @@ pub struct Mux<S: Server> {
     asks: VecDeque<Ask<S>>,
     woken: bool,
     /// Turns in a row that the events of one wait were as many as it can bring.
-    crowded: u8,
+    crowded: u16,
     /// Memory of a list that is being worked off.
     spare_list: Vec<ConnId>,
     /// Connections whose output waits for the next turn.
@@ -641,12 +642,13 @@ const SIGNALS: Token = Token(1);
 /// What the process flow watches.
 const OUTSIDE: Token = Token(2);
 const FIRST_DOOR: usize = 3;
-/// Events taken from the kernel at once.
-const EVENTS: usize = 1024;
+/// Events taken from the kernel at once. Each may need an output until the end of the turn: as many as the pool holds. What
+/// more of them would take stays in the process, 30 bytes a connection with ten thousand that speak at once and 1024 here.
+const EVENTS: usize = 128;
 /// Descriptors kept back for files, listeners, and refused clients.
 const RESERVE: usize = 32;
-/// Turns in a row that deadlines wait for events; 64 × 1024 connections have been seen then.
-const CROWDED_MAX: u8 = 64;
+/// Turns in a row that deadlines wait for events; 512 × 128 connections have been seen then.
+const CROWDED_MAX: u16 = 512;
 /// What one turn reads from a connection, at least.
 const BYTES_MIN: usize = 1024;
 /// Ten years.
