@@ -578,3 +578,27 @@ fn silence() {
 }
 
 const ON_PURPOSE: &str = "on purpose";
+
+/// What was formatted before stays, and the connection goes on.
+#[test]
+fn a_panic_while_a_text_for_another_is_formatted_leaves_that_one_whole() {
+    struct Broken;
+    impl std::fmt::Display for Broken {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            panic!("{ON_PURPOSE}")
+        }
+    }
+    let lab = Lab::new().on_line(|ctx, _| {
+        let other = ctx.server.id("2");
+        write!(ctx.conns.to(other), "half{Broken}");
+        Ok(())
+    });
+    let mut hand = hand(lab);
+    let (one, mut two) = (hand.client(), hand.client());
+    one.send("write\n");
+    hand.wait_for("1 close panicked");
+    let other = hand.id("2");
+    assert!(hand.mux.conns().write(other, b" and half\n"));
+    hand.turn();
+    two.expect("half and half\n");
+}

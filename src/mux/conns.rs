@@ -125,6 +125,8 @@ impl Conns {
         if !conn.takes_output() {
             return false;
         }
+        // Before a `Display` can panic: what it has written by then must not lie there for ever.
+        self.lists.dirty(id, conn);
         let output = conn.output.get_or_insert_with(|| self.pool.take());
         let mut appending = Appending { output, hard: self.limits.output_hard_bytes, fits: true };
         // An error of a `Display` that is not ours ends the text where it came.
