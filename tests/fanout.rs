@@ -238,3 +238,15 @@ fn drained_comes_once_a_turn_and_what_it_says_to_everybody_comes_with_the_next()
     one.expect("begin\nmore\nmore\n");
     two.expect("begin\nmore\nmore\n");
 }
+
+#[test]
+fn the_hard_limit_holds_where_the_soft_one_is_above_it() {
+    let limits = Limits { output_hard_bytes: 1000, ..Limits::default() };
+    for parts in [&[&[b'x'; 1000][..], b"y"][..], &[&[b'x'; 1001]]] {
+        let mut hand = Hand::new(limits.clone(), Lab::new());
+        let _client = hand.client();
+        let id = hand.id_of_only();
+        assert!(!hand.mux.conns().write_parts(id, parts));
+        hand.wait_for("1 close output-limit");
+    }
+}

@@ -48,10 +48,11 @@ pub struct Limits {
     /// Most bytes that a client may leave unconsumed, for protocols that do not use lines. At it the connection is
     /// closed (`CloseReason::InputLimit`). Default 1 MiB, at least `line_max_bytes`.
     pub input_max_bytes: usize,
-    /// Unsent bytes from which a client is no longer read, until half of them are gone. Default 256 KiB.
+    /// Unsent bytes from which a client is no longer read, until half of them are gone. Default 256 KiB, at most
+    /// `output_hard_bytes`.
     pub output_soft_bytes: usize,
     /// Unsent bytes past which a write is dropped and the connection closed (`CloseReason::OutputLimit`).
-    /// Default 1 MiB, at least `output_soft_bytes`.
+    /// Default 1 MiB.
     pub output_hard_bytes: usize,
     /// How long a client over `output_soft_bytes` may take nothing at all of what waits for it. Past it: closed
     /// (`CloseReason::OutputStalled`), seen once a second. Default 30 s, as for TCP's own `tcp_user_timeout`, which Unix

@@ -596,10 +596,13 @@ fn is_urgent(_: &Event) -> bool {
     false
 }
 
-/// No budget that makes no progress, and no time so long that adding it to the clock could overflow.
+/// No budget that makes no progress, no soft limit above the hard one, and no time so long that adding it to the clock
+/// could overflow.
 fn bounded(mut limits: Limits) -> Limits {
     limits.bytes_per_turn = limits.bytes_per_turn.max(BYTES_MIN);
     limits.lines_per_turn = limits.lines_per_turn.max(1);
+    // A write looks at the soft limit first, and at the hard one only past that.
+    limits.output_soft_bytes = limits.output_soft_bytes.min(limits.output_hard_bytes);
     let whole = [
         &mut limits.drain_time,
         &mut limits.linger_time,
