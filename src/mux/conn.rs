@@ -97,8 +97,8 @@ pub(super) struct Conn {
     /// None while a name is looked up, and after phase 8.
     pub(super) stream: Option<Stream>,
     pub(super) phase: Phase,
-    /// The turn in which `drained` was last called, the low bits. Taken for a later one by mistake, it only makes output
-    /// wait for a turn.
+    /// The turn in which `drained` was last called, the low bits; 0 for none. Taken for a later one by mistake, it only
+    /// makes output wait for a turn.
     pub(super) drained_turn: u8,
     /// How much of what was said to everybody in this turn it has been given (see `fanout`).
     pub(super) told: u16,

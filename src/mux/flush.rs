@@ -300,3 +300,6 @@ fn write_pieces(output: &Output, stream: &mut Stream) -> (usize, io::Result<usiz
 
 /// Pieces of output that one send offers.
 const SLICES_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests;

@@ -138,8 +138,8 @@ impl<S: Server> Mux<S> {
                 self.conns.slots.len()
             }
         };
-        // Whoever was served in this turn may be sent one more thing.
-        self.turn = self.turn.wrapping_add(1).max(1);
+        // Whoever was served in this turn may be sent one more thing. Another number of the turn would be an old one of some.
+        self.conns.slots.iter_mut().for_each(|(_, conn)| conn.drained_turn = 0);
         self.flush_and_reap();
         let tally = self.close_everybody();
         let waiting = std::mem::take(&mut self.asks);
