@@ -493,6 +493,9 @@ impl Conns {
         if conn.is(Flag::CHOKED) && conn.output_len() <= self.limits.output_soft_bytes / 2 {
             conn.clear(Flag::CHOKED);
             conn.set_if(Flag::AGAIN, conn.held.is_some());
+            if let Some(rare) = conn.rare.as_mut() {
+                rare.stalled = None;
+            }
             self.lists.ready(id, conn);
         }
     }

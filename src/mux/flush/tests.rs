@@ -1,4 +1,4 @@
-//! What takes long: a loop whose turns begin to be counted anew.
+//! What takes long: a stalled reader, by a clock that is set by hand, and a loop whose turns begin to be counted anew.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -30,6 +30,9 @@ impl MuxCallback<Quiet> for Listener {
     }
 }
 
+/// More than a socket's buffers hold.
+const MUCH: usize = 256 * 1024;
+
 fn one_client(limits: Limits) -> (Mux<Quiet>, ConnId, UnixStream) {
     let mut mux = Mux::new(Quiet, limits).unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
@@ -41,6 +44,24 @@ fn one_client(limits: Limits) -> (Mux<Quiet>, ConnId, UnixStream) {
 #[track_caller]
 fn turn(mux: &mut Mux<Quiet>) {
     assert_eq!(mux.turn(Some(Duration::ZERO)).unwrap(), None);
+}
+
+#[test]
+fn output_that_was_discarded_does_not_count_as_a_stall() {
+    let stall = Duration::from_secs(3600);
+    let limits = Limits { output_soft_bytes: 10, output_stall_time: Some(stall), ..Limits::default() };
+    let (mut mux, id, mut theirs) = one_client(limits);
+    for later in [1, 3] {
+        mux.conns.broadcast_all(&[b'x'; MUCH]);
+        turn(&mut mux);
+        assert_eq!(mux.conns.metrics().blocked, 1, "more than the kernel takes");
+        mux.conns.now += later * stall;
+        mux.sweep();
+        assert_eq!(mux.conns.metrics().output_limit, 0);
+        let taken = MUCH - mux.conns.discard_output(id);
+        theirs.read_exact(&mut vec![0; taken]).unwrap();
+        turn(&mut mux);
+    }
 }
 
 #[test]
