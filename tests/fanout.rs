@@ -96,7 +96,13 @@ impl Crowd {
                     false => self.hand.mux.conns().shutdown_write(one),
                 }
             }
-            34..38 => drop(self.hand.turn()),
+            34 if random.u8(..4) == 0 => {
+                let unsent = self.hand.mux.conns().unsent(one);
+                assert_eq!(self.hand.mux.conns().discard_output(one), unsent);
+                let expected = &mut self.clients[at].bytes;
+                expected.truncate(expected.len() - unsent);
+            }
+            35..38 => drop(self.hand.turn()),
             _ => self.clients[at].read_some(random.usize(1..100_000)),
         }
     }
@@ -112,7 +118,9 @@ impl Crowd {
             assert!(client.read == client.bytes, "{}: {} bytes", client.id, client.bytes.len());
             assert_eq!(self.hand.mux.conns().unsent(client.id), 0);
         }
-        assert_eq!(self.hand.metrics().panics, 0);
+        let metrics = self.hand.metrics();
+        let sent: usize = self.clients.iter().map(|client| client.bytes.len()).sum();
+        assert_eq!((metrics.panics, metrics.blocked, metrics.bytes_out), (0, 0, sent as u64));
     }
 }
 
