@@ -85,7 +85,7 @@ impl<T> Default for Slots<T> {
 }
 
 impl<T: Slot> Slots<T> {
-    /// Stores `value` in the lowest free slot and names it. O(1), but for the growth of the slab.
+    /// Stores `value` in the slot that was freed last, or else in a new one, and names it. O(1), but for the growth of the slab.
     ///
     /// # Panics
     /// At 2³² entries at once, which no process has descriptors for.
@@ -132,11 +132,15 @@ impl<T: Slot> Slots<T> {
     /// Takes the entry out and frees its slot; none if the name is stale.
     pub(crate) fn remove(&mut self, id: ConnId) -> Option<T> {
         self.at(id)?;
-        let removed = self.slab.try_remove(id.slot());
+        self.slab.try_remove(id.slot())
+    }
+
+    /// Lowers the end to what is in use. To be called after a walk up to the end, which has cost more than this can; a
+    /// removal may not, since the same high slot may be used and freed again and again.
+    pub(crate) fn trim(&mut self) {
         while self.end > 0 && !self.slab.contains(self.end - 1) {
             self.end -= 1;
         }
-        removed
     }
 
     /// No slot from this one on is used: for a walk that does not hold on to the table.
@@ -360,6 +364,12 @@ mod tests {
                     prop_assert_eq!(ConnId::of_token(id.token()), Some(*id));
                 }
                 prop_assert_eq!(slots.len(), live.len());
+                let used = live.keys().map(|id: &ConnId| id.slot() + 1).max().unwrap_or(0);
+                prop_assert!(slots.end() >= used);
+                if n % 8 == 0 {
+                    slots.trim();
+                    prop_assert_eq!(slots.end(), used);
+                }
             }
         }
     }

@@ -263,6 +263,7 @@ impl<S: Server> Mux<S> {
             }
         }
         self.conns.fanout.clear();
+        self.conns.slots.trim();
         for id in drained.drain(..) {
             self.call_open(id, "drained", MuxCallback::drained);
         }
