@@ -446,7 +446,7 @@ impl Output {
 
     /// Bytes of memory that it holds for what comes next.
     pub(crate) fn capacity(&self) -> usize {
-        self.own.capacity()
+        self.own.capacity() + self.pieces.capacity() * size_of::<Piece>()
     }
 
     /// A receiver that is always a little behind must not keep what it was sent for ever. Each byte moves at most once

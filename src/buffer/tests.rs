@@ -285,3 +285,11 @@ fn the_hard_limit_of_output_is_exact() {
     assert_eq!(output.single(), Some(&shared[1..]), "what is shared is not copied");
     assert!(std::ptr::eq(output.single().unwrap().as_ptr(), &raw const shared[1]));
 }
+
+#[test]
+fn the_memory_of_an_empty_output_counts_its_places_for_pieces() {
+    let (mut output, shared) = (Output::default(), Rc::from([0_u8; SHARE_MIN_BYTES]));
+    (0..1000).for_each(|_| assert!(output.append_shared(&shared, usize::MAX)));
+    output.clear();
+    assert!(output.capacity() > 16 * 1024, "the pool must not keep it");
+}
