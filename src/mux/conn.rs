@@ -83,6 +83,8 @@ impl Flag {
     const SHUTTING: Self = Self(1 << 20);
     /// [`WriteSide::Shut`].
     const SHUT: Self = Self(1 << 21);
+    /// Taken over from the image before, whose standby has it open until it has ended.
+    pub(super) const INHERITED: Self = Self(1 << 22);
 
     pub(super) const fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -257,7 +259,7 @@ impl Conn {
 
     /// Whether closing it ends our side: nobody else can have it open.
     pub(super) fn is_exclusive(&self) -> bool {
-        self.stream.as_ref().is_some_and(Stream::is_exclusive)
+        !self.is(Flag::INHERITED) && self.stream.as_ref().is_some_and(Stream::is_exclusive)
     }
 
     pub(super) fn rare(&mut self) -> &mut Rare {

@@ -234,6 +234,7 @@ impl<'a> SavedConn<'a> {
         let mut conn = Conn::new(Some(stream), self.phase);
         conn.set_write_side(self.write_side);
         let flag = |flag: u32| self.flags & flag != 0;
+        conn.set(Flag::INHERITED);
         conn.put(Flag::FRESH, flag(FRESH));
         conn.put(Flag::ENDING, flag(ENDING));
         conn.put(Flag::EOF_SEEN, flag(EOF_SEEN));

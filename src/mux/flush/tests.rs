@@ -1,12 +1,17 @@
-//! What takes long: a stalled reader, by a clock that is set by hand, and a loop whose turns begin to be counted anew.
+//! What takes long: a stalled reader, by a clock that is set by hand, a loop whose turns begin to be counted anew, and an
+//! image before this one that has not ended yet.
 
 use std::io::{self, Read};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use super::super::handover::LoopReader;
 use super::*;
-use crate::config::Limits;
-use crate::{Closing, Context, Ended, Input, Peer, Room};
+use crate::config::{Limits, ListenAt};
+use crate::state::{StateReader, StateWriter};
+use crate::{Closing, Context, Ended, Input, Peer, Room, Saved};
 
 struct Quiet;
 
@@ -19,6 +24,10 @@ impl Server for Quiet {
         Listener
     }
 
+    fn restore_client(&mut self, _: &Peer, _: &mut StateReader<'_>) -> crate::Result<Listener> {
+        Ok(Listener)
+    }
+
     fn pre_server_close_hook(&mut self, room: &mut Room<'_, Self>, _: Closing) {
         room.conns.broadcast_all(b"bye\n");
     }
@@ -27,6 +36,10 @@ impl Server for Quiet {
 impl MuxCallback<Quiet> for Listener {
     fn input(&mut self, _: &mut Context<'_, Quiet>, _: &mut Input) -> io::Result<()> {
         Ok(())
+    }
+
+    fn save(&self, _: &mut StateWriter) -> Saved {
+        Saved::Keep
     }
 }
 
@@ -80,4 +93,35 @@ fn a_stop_sends_to_everybody_after_any_number_of_turns() {
         theirs.read_to_string(&mut heard).unwrap();
         assert_eq!(heard, "hello\nbye\n", "{turns}");
     }
+}
+
+#[test]
+fn whoever_has_ended_hears_our_end_while_the_image_before_has_the_socket_open() {
+    let mut before = Mux::new(Quiet, Limits::default()).unwrap();
+    let addr = before.listen(&ListenAt::tcp("127.0.0.1", 0)).unwrap().to_string();
+    let mut theirs = TcpStream::connect(addr).unwrap();
+    while before.conns.metrics().accepted == 0 {
+        turn(&mut before);
+    }
+    let state = before.state(usize::MAX).unwrap();
+    let ours = before.descriptors(&state.kept).next().unwrap().as_fd().try_clone_to_owned().unwrap();
+    let mut server = StateWriter::new();
+    server.record(&state.server);
+    let reader = LoopReader {
+        shared: StateReader::of(state.shared.as_bytes()),
+        server: StateReader::of(server.as_bytes()).record().unwrap(),
+        conns: StateReader::of(state.conns.as_bytes()),
+        metrics: None,
+    };
+    let mut heir = Mux::new(Quiet, Limits::default()).unwrap();
+    heir.restore(reader, &mut |_| ours.try_clone()).unwrap();
+    heir.claim();
+    drop(ours);
+    theirs.shutdown(Shutdown::Write).unwrap();
+    while heir.conns.metrics().closed == 0 {
+        assert_eq!(heir.turn(Some(Duration::from_millis(100))).unwrap(), None);
+    }
+    theirs.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    assert_eq!(theirs.read(&mut [0]).unwrap(), 0);
+    drop(before);
 }
