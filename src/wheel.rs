@@ -2,7 +2,8 @@
 //!
 //! *Near* deadlines (less than about a minute ahead of the last [`Wheel::collect`]) hash into a table of one list per
 //! millisecond. *Far* deadlines, up to 4½ hours, hash into a ring of buckets of 1,024 ms that know their earliest; a
-//! bucket is dealt into the table when time has come near it, once in the life of a timer and without a wake-up.
+//! bucket is dealt into the table when time has come near it, once in the life of a timer and without a wake-up, with what
+//! an expiry leaves of its budget.
 //! *Remote* ones wait in a sorted map. Bitmaps lead to the first list in use, so that neither the search for the next
 //! deadline nor a clock that jumped walks the empty ones. A timer is a node of 12 bytes in one flat array, at the place
 //! that its name says, linked by `u32`.
@@ -33,6 +34,9 @@ use nodes::{DUE, LINK, Nodes, Place};
 /// | `next` | O(1) |
 /// | `collect` | O(1) for each timer it moves, and once in the life of a far timer; nothing for time passed |
 ///
+/// What `collect` does for far timers is bounded by its budget too, but for whole seconds: it deals with those of one second
+/// at once. After a long sleep the rest follows in the next calls, or at the latest when their second has come.
+///
 /// Memory: nothing until the first timer; then 12 bytes for each name from 0 to the highest used, and 1 MiB for the lists, of
 /// which pages never used stay untouched. Timers beyond 4½ hours take about 30 bytes more each.
 ///
@@ -61,7 +65,7 @@ pub struct Wheel {
     start: Instant,
     /// Every timer that is not collected is due at this tick or later; grows only, and never beyond a `now`.
     cursor: u64,
-    /// Where the buckets begin: [`TABLE_TICKS`] after the bucket of the cursor.
+    /// Where the buckets begin: up to [`TABLE_TICKS`] after the bucket of the cursor, and after the cursor.
     near_end: u64,
     /// Timers armed, those collected included.
     len: usize,
@@ -71,7 +75,7 @@ pub struct Wheel {
     far: Far,
     /// By tick, and by turn among those of the same tick.
     remote: BTreeMap<(u64, u32), u32>,
-    /// A time that was given to `arm_after`, and how long after `start` it is: many are given the same.
+    /// The last time that was given, and how long after `start` that is: many are given the same.
     now: Instant,
     age: Duration,
 }
@@ -113,12 +117,11 @@ impl Wheel {
     /// If `name` is 2²⁸ or more.
     #[inline]
     pub fn arm_after(&mut self, name: u32, now: Instant, after: Duration) {
-        if now != self.now {
-            (self.now, self.age) = (now, now.saturating_duration_since(self.start));
+        if now == self.now {
+            self.arm_at(name, self.ticks_after(after));
+        } else {
+            self.arm_after_new(name, now, after);
         }
-        let secs = self.age.as_secs() + after.as_secs().min(SECS_MAX);
-        let nanos = self.age.subsec_nanos() + after.subsec_nanos();
-        self.arm_at(name, ticks(secs, nanos + (NANOS_PER_TICK - 1)));
     }
 
     /// Arms the timer of that name to be due at the next `collect`, whatever `now` is there; as `arm` with a deadline in the
@@ -134,12 +137,14 @@ impl Wheel {
     #[inline]
     pub fn disarm(&mut self, name: u32) -> bool {
         let link = link_of(name);
-        let armed = self.unlink(link);
-        if armed {
-            self.nodes.end(link);
-            self.len -= 1;
+        match self.nodes.place(link) {
+            Some(Place::NEAR) => self.unlink_near(link),
+            Some(Place::NONE) | None => return false,
+            Some(place) => self.unlink_other(link, place),
         }
-        armed
+        self.nodes.end(link);
+        self.len -= 1;
+        true
     }
 
     /// When the timer of that name is due, rounded up to the millisecond; `None` if it is not armed. One that was collected
@@ -147,11 +152,11 @@ impl Wheel {
     #[must_use]
     pub fn deadline(&self, name: u32) -> Option<Instant> {
         let link = link_of(name);
-        let tick = match self.nodes.place(link) {
-            Place::Near | Place::Far => self.tick(link),
-            Place::Remote => self.nodes.remote(link).0,
-            Place::Due => self.cursor,
-            Place::None => return None,
+        let tick = match self.nodes.place(link)? {
+            Place::NEAR | Place::FAR => self.tick(link),
+            Place::REMOTE => self.nodes.remote(link).0,
+            Place::DUE => self.cursor,
+            _ => return None,
         };
         self.start.checked_add(Duration::from_millis(tick))
     }
@@ -167,9 +172,9 @@ impl Wheel {
     /// At most 1 ms after the earliest deadline. In the past if some timer is due already, which includes those collected
     /// and not popped.
     ///
-    /// Never too early, with one exception: when nothing is armed for the next minute, and the earliest of more than 32
-    /// timers of the same second is disarmed, that second keeps the earlier wake-up (to look through them all each time
-    /// would not be O(1)). Such a wake-up finds nothing due, and comes at most once for each such second.
+    /// Never too early, with one exception: when no timer is near, which are those of the next minute as a rule, and the
+    /// earliest of more than 32 far timers of the same second is disarmed, that second keeps the earlier wake-up (to look
+    /// through them all each time would not be O(1)). Such a wake-up finds nothing due, and comes at most once for each such second.
     #[must_use]
     pub fn next(&self) -> Option<Instant> {
         let near = if self.has_due() { Some(self.cursor) } else { self.first_near() };
@@ -187,7 +192,8 @@ impl Wheel {
     /// even then: it is how the wheel learns the time. A clock that stood still or jumped costs no more for it; one that
     /// went back is taken to have stood.
     pub fn collect(&mut self, now: Instant, budget: usize) -> bool {
-        let now = self.tick_before(now).max(self.cursor);
+        self.learn(now);
+        let now = ticks(self.age.as_secs(), self.age.subsec_nanos()).max(self.cursor);
         let mut left = budget;
         while self.advance(now) {
             if left == 0 {
@@ -198,6 +204,9 @@ impl Wheel {
             if all {
                 self.near.clear(slot_of(self.cursor));
             }
+        }
+        if self.table_end() > self.near_end {
+            self.come_near(left);
         }
         false
     }
@@ -227,12 +236,42 @@ impl Wheel {
 
     #[inline]
     fn arm_at(&mut self, name: u32, tick: u64) {
-        let link = link_of(name);
-        self.nodes.reach(link);
-        if !self.unlink(link) {
+        let (link, tick) = (link_of(name), tick.max(self.cursor));
+        match self.nodes.place(link) {
+            Some(Place::NEAR) => self.unlink_near(link),
+            Some(Place::NONE) => self.len += 1,
+            place => return self.arm_other(link, tick, place),
+        }
+        self.link(link, tick);
+    }
+
+    /// Not inlined, as all here that is rare or long: the common path then needs no stack.
+    #[inline(never)]
+    fn arm_other(&mut self, link: u32, tick: u64, place: Option<Place>) {
+        if let Some(place) = place {
+            self.unlink_other(link, place);
+        } else {
+            self.nodes.grow(link);
             self.len += 1;
         }
-        self.link(link, tick.max(self.cursor));
+        self.link(link, tick);
+    }
+
+    #[cold]
+    fn arm_after_new(&mut self, name: u32, now: Instant, after: Duration) {
+        self.learn(now);
+        self.arm_at(name, self.ticks_after(after));
+    }
+
+    fn learn(&mut self, now: Instant) {
+        (self.now, self.age) = (now, now.saturating_duration_since(self.start));
+    }
+
+    /// The first tick that is not before `now` and `after`.
+    #[inline]
+    fn ticks_after(&self, after: Duration) -> u64 {
+        let secs = self.age.as_secs() + after.as_secs().min(SECS_MAX);
+        ticks(secs, self.age.subsec_nanos() + after.subsec_nanos() + (NANOS_PER_TICK - 1))
     }
 
     /// Puts a node that is linked nowhere behind the others of its tick.
@@ -240,59 +279,59 @@ impl Wheel {
     fn link(&mut self, link: u32, tick: u64) {
         if tick >= self.near_end {
             self.link_far(link, tick);
-        } else if self.nodes.push(head_of(tick), link, tick, Place::Near) {
+        } else if self.nodes.push(head_of(tick), link, tick, Place::NEAR) {
             self.near.set(slot_of(tick));
         }
     }
 
+    #[inline(never)]
     fn link_far(&mut self, link: u32, tick: u64) {
         if tick - self.near_end < RING_TICKS {
-            return self.far.push(&mut self.nodes, link, tick);
+            self.far.push(&mut self.nodes, link, tick);
+        } else {
+            self.link_remote(link, tick);
         }
+    }
+
+    #[cold]
+    fn link_remote(&mut self, link: u32, tick: u64) {
         let last = self.remote.range((tick, 0)..=(tick, LINK)).next_back();
         let turn = last.map_or(0, |(&(_, turn), _)| turn + 1);
         self.nodes.set_remote(link, tick, turn);
         self.remote.insert((tick, turn), link);
     }
 
-    /// Takes a node out of its list, wherever that is. It is to be written next. False, and nothing done, for one that is
-    /// not armed.
+    /// Takes a node out of its list. It is to be written next.
     #[inline]
-    fn unlink(&mut self, link: u32) -> bool {
-        let place = self.nodes.place(link);
-        if place != Place::Near {
-            return place != Place::None && self.unlink_later(link, place);
-        }
+    fn unlink_near(&mut self, link: u32) {
         if let Some(head) = self.nodes.unlink(link) {
             self.near.clear((head - NEAR) as usize);
         }
-        true
     }
 
-    fn unlink_later(&mut self, link: u32, place: Place) -> bool {
+    /// The same for one that is armed, but not near.
+    #[inline]
+    fn unlink_other(&mut self, link: u32, place: Place) {
         match place {
-            Place::Far => self.far.unlink(&mut self.nodes, link),
-            Place::Remote => _ = self.remote.remove(&self.nodes.remote(link)),
+            Place::FAR => self.far.unlink(&mut self.nodes, link),
+            Place::REMOTE => _ = self.remote.remove(&self.nodes.remote(link)),
             _ => _ = self.nodes.unlink(link),
         }
-        true
     }
 
     /// Moves the cursor to the first tick with due timers, all of them in the table then, or else to `now`.
     fn advance(&mut self, now: u64) -> bool {
         loop {
-            let first = self.first_near().or_else(|| self.first_far());
+            let near = self.first_near();
+            let first = near.or_else(|| self.first_far());
             self.cursor = first.map_or(now, |tick| tick.min(now));
-            let near_end = self.cursor - self.cursor % BUCKET_TICKS + TABLE_TICKS;
-            if near_end > self.near_end {
-                self.come_near(near_end);
-            }
-            if self.first_near() == Some(self.cursor) {
-                return true;
-            }
-            if self.cursor == now {
+            if first != Some(self.cursor) {
                 return false;
             }
+            if near.is_some() {
+                return true;
+            }
+            self.come_near(0);
         }
     }
 
@@ -315,19 +354,31 @@ impl Wheel {
         }
     }
 
-    /// Moves the end of the table: deals the buckets before it, and takes out of the map what the ring has room for now.
+    /// How far the table can reach.
+    fn table_end(&self) -> u64 {
+        self.cursor - self.cursor % BUCKET_TICKS + TABLE_TICKS
+    }
+
+    /// Moves the end of the table on: deals the bucket that begins at the cursor and, until about `budget` timers are
+    /// dealt, those after it; takes out of the map what the ring has room for now.
     #[cold]
-    fn come_near(&mut self, near_end: u64) {
-        let old_end = std::mem::replace(&mut self.near_end, near_end);
-        while let Some((begin, _)) = self.far.first(old_end).filter(|(begin, _)| *begin < near_end) {
+    fn come_near(&mut self, budget: usize) {
+        let (table_end, mut dealt) = (self.table_end(), 0);
+        while self.near_end < table_end {
+            let begin = self.far.first(self.near_end).map_or(table_end, |(begin, _)| begin.min(table_end));
+            self.near_end = begin;
+            if begin == table_end || begin > self.cursor && dealt >= budget {
+                break;
+            }
+            self.near_end += BUCKET_TICKS;
             while let Some(link) = self.nodes.pop(bucket_head(begin)) {
                 self.link(link, self.tick(link));
+                dealt += 1;
             }
             self.far.empty(begin);
         }
-        while let Some(entry) =
-            self.remote.first_entry().filter(|entry| entry.key().0 < near_end + RING_TICKS)
-        {
+        let ring_end = self.near_end + RING_TICKS;
+        while let Some(entry) = self.remote.first_entry().filter(|entry| entry.key().0 < ring_end) {
             let ((tick, _), link) = entry.remove_entry();
             self.link(link, tick);
         }
@@ -342,12 +393,6 @@ impl Wheel {
     fn tick_after(&self, at: Instant) -> u64 {
         let since = at.saturating_duration_since(self.start);
         ticks(since.as_secs(), since.subsec_nanos() + (NANOS_PER_TICK - 1))
-    }
-
-    /// The last tick that is not after `now`.
-    fn tick_before(&self, now: Instant) -> u64 {
-        let since = now.saturating_duration_since(self.start);
-        ticks(since.as_secs(), since.subsec_nanos())
     }
 }
 
@@ -382,12 +427,9 @@ struct Far {
 
 impl Far {
     fn push(&mut self, nodes: &mut Nodes, link: u32, tick: u64) {
-        let at = bucket_of(tick);
-        if at >= self.buckets.len() {
-            self.buckets.resize(at + 1, Bucket::default());
-        }
-        let (bucket, offset) = (&mut self.buckets[at], offset_of(tick));
-        let first = nodes.push(bucket_head(tick), link, tick, Place::Far);
+        let (at, offset) = (bucket_of(tick), offset_of(tick));
+        let Some(bucket) = self.buckets.get_mut(at) else { return self.push_first(nodes, link, tick) };
+        let first = nodes.push(bucket_head(tick), link, tick, Place::FAR);
         if first {
             self.marks.set(at);
         }
@@ -395,6 +437,12 @@ impl Far {
             (bucket.min, bucket.min_is_stale) = (offset, false);
         }
         bucket.len += 1;
+    }
+
+    #[cold]
+    fn push_first(&mut self, nodes: &mut Nodes, link: u32, tick: u64) {
+        self.buckets.resize(bucket_of(tick) + 1, Bucket::default());
+        self.push(nodes, link, tick);
     }
 
     fn unlink(&mut self, nodes: &mut Nodes, link: u32) {

@@ -27,22 +27,29 @@ impl Marks {
 
     #[inline]
     pub(super) fn set(&mut self, at: usize) {
-        if self.words.is_empty() {
-            self.words = vec![0; MARKS / 64];
+        let Some(word) = self.words.get_mut(at / 64) else { return self.set_first(at) };
+        *word |= 1 << (at % 64);
+        if word.is_power_of_two() {
+            self.groups[at / 4096 % GROUPS] |= 1 << (at / 64 % 64);
+            self.top |= 1 << (at / 4096);
         }
-        self.words[at / 64] |= 1 << (at % 64);
-        self.groups[at / 4096] |= 1 << (at / 64 % 64);
-        self.top |= 1 << (at / 4096);
+    }
+
+    #[cold]
+    fn set_first(&mut self, at: usize) {
+        self.words = vec![0; MARKS / 64];
+        self.set(at);
     }
 
     #[inline]
     pub(super) fn clear(&mut self, at: usize) {
-        let (word, group) = (at / 64, at / 4096);
-        self.words[word] &= !(1 << (at % 64));
-        if self.words[word] == 0 {
-            self.groups[group] &= !(1 << (word % 64));
-            if self.groups[group] == 0 {
-                self.top &= !(1 << group);
+        let Some(word) = self.words.get_mut(at / 64) else { return };
+        *word &= !(1 << (at % 64));
+        if *word == 0 {
+            let group = &mut self.groups[at / 4096 % GROUPS];
+            *group &= !(1 << (at / 64 % 64));
+            if *group == 0 {
+                self.top &= !(1 << (at / 4096));
             }
         }
     }

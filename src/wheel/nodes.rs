@@ -4,24 +4,24 @@
 //! out of its list without a look at which that is, and without a branch that the processor would have to guess before
 //! the node has come from memory: it works on several timers at once.
 
-/// Where a node is linked. Every node of a list has the same.
+/// Where a node is linked: above the link in `NEXT`. Every node of a list has the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// Not armed.
-    None,
-    /// In the list of a tick.
-    Near,
-    /// In the list of a bucket.
-    Far,
-    /// In no list, but in a map: see [`Nodes::remote`].
-    Remote,
-    Due,
-}
+pub(super) struct Place(u32);
 
 impl Place {
+    /// Not armed.
+    pub(super) const NONE: Self = Self(0);
+    /// In the list of a tick.
+    pub(super) const NEAR: Self = Self(1);
+    /// In the list of a bucket.
+    pub(super) const FAR: Self = Self(2);
+    /// In no list, but in a map: see [`Nodes::remote`].
+    pub(super) const REMOTE: Self = Self(3);
+    pub(super) const DUE: Self = Self(4);
+
     #[inline]
     const fn bits(self) -> u32 {
-        (self as u32) << LINK_BITS
+        self.0 << LINK_BITS
     }
 }
 
@@ -47,17 +47,10 @@ impl Nodes {
         Self { list: Vec::new() }
     }
 
-    /// Where the node of a link is; `None` for one higher than ever used.
+    /// Where the node of a link is; `None` for one that there is no room for yet.
     #[inline]
-    pub(super) fn place(&self, link: u32) -> Place {
-        let Some(node) = self.list.get(link as usize) else { return Place::None };
-        match node[NEXT] >> LINK_BITS {
-            0 => Place::None,
-            1 => Place::Near,
-            2 => Place::Far,
-            3 => Place::Remote,
-            _ => Place::Due,
-        }
+    pub(super) fn place(&self, link: u32) -> Option<Place> {
+        self.list.get(link as usize).map(|node| Place(node[NEXT] >> LINK_BITS))
     }
 
     /// The low half of the tick of a node.
@@ -76,16 +69,9 @@ impl Nodes {
         &mut self.list[link as usize]
     }
 
-    /// Makes room for a timer; nothing if there is.
-    #[inline]
-    pub(super) fn reach(&mut self, link: u32) {
-        if link as usize >= self.list.len() {
-            self.grow(link);
-        }
-    }
-
+    /// Makes room for a timer.
     #[cold]
-    fn grow(&mut self, link: u32) {
+    pub(super) fn grow(&mut self, link: u32) {
         assert!(link < 1 << (LINK_BITS - 1), "names of timers are below 2^28");
         let len = (link as usize / GROWTH + 1) * GROWTH;
         if self.list.is_empty() {
@@ -129,7 +115,7 @@ impl Nodes {
     /// Marks a node that was unlinked as not armed.
     #[inline]
     pub(super) fn end(&mut self, link: u32) {
-        self.at_mut(link)[NEXT] = Place::None.bits();
+        self.at_mut(link)[NEXT] = Place::NONE.bits();
     }
 
     /// Takes the oldest node out of a list and ends it.
@@ -159,24 +145,24 @@ impl Nodes {
         let (mut last, mut moved) = (first, 1);
         let mut rest = self.at(first)[NEXT] & LINK;
         while rest != head && moved < max {
-            self.at_mut(last)[NEXT] = Place::Due.bits() | rest;
+            self.at_mut(last)[NEXT] = Place::DUE.bits() | rest;
             last = rest;
             rest = self.at(last)[NEXT] & LINK;
             moved += 1;
         }
-        self.at_mut(head)[NEXT] = Place::Near.bits() | rest;
+        self.at_mut(head)[NEXT] = Place::NEAR.bits() | rest;
         self.at_mut(rest)[PREV] = head;
         let newest = std::mem::replace(&mut self.at_mut(DUE)[PREV], last);
-        self.at_mut(newest)[NEXT] = Place::Due.bits() | first;
+        self.at_mut(newest)[NEXT] = Place::DUE.bits() | first;
         self.at_mut(first)[PREV] = newest;
-        self.at_mut(last)[NEXT] = Place::Due.bits() | DUE;
+        self.at_mut(last)[NEXT] = Place::DUE.bits() | DUE;
         (moved, rest == head)
     }
 
     /// Makes a node remote, which is in no list: it has no links that would need the room.
     pub(super) fn set_remote(&mut self, link: u32, tick: u64, turn: u32) {
         debug_assert!(turn <= LINK);
-        *self.at_mut(link) = [low(tick >> 32), Place::Remote.bits() | turn & LINK, low(tick)];
+        *self.at_mut(link) = [low(tick >> 32), Place::REMOTE.bits() | turn & LINK, low(tick)];
     }
 
     /// The whole tick of a remote node, and its turn among those of the same tick.

@@ -149,6 +149,29 @@ fn a_far_timer_of_the_same_millisecond_keeps_its_turn_before_later_ones() {
 }
 
 #[test]
+fn after_a_long_sleep_far_timers_are_dealt_within_the_budget() {
+    let start = Instant::now();
+    let mut wheel = Wheel::new(start);
+    let bucket = Duration::from_millis(BUCKET_TICKS);
+    for n in 0..40 {
+        wheel.arm(n, start + (80 + n / 10) * bucket + n * MS);
+    }
+    let far = |wheel: &Wheel| {
+        (0..40).filter(|n| wheel.nodes.place(link_of(*n)) == Some(Place::FAR)).collect::<Vec<_>>()
+    };
+    let now = start + 75 * bucket;
+    assert!(!wheel.collect(now, 15));
+    assert_eq!(far(&wheel), Vec::from_iter(20..40), "whole buckets, the last of them beyond the budget");
+    assert_eq!(wheel.next(), wheel.deadline(0));
+    wheel.arm(40, start + 82 * bucket + 20 * MS);
+    assert!(!wheel.collect(now, 15));
+    assert_eq!(far(&wheel), []);
+    let mut order = Vec::from_iter(0..40);
+    order.insert(21, 40);
+    assert_eq!(fire(&mut wheel, start + 90 * bucket), order);
+}
+
+#[test]
 fn a_remote_timer_of_the_same_millisecond_keeps_its_turn_while_it_comes_near() {
     let start = Instant::now();
     let at = start + 20_000_000 * MS;
