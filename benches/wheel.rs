@@ -5,7 +5,7 @@
 //! "harness", and taken off the others. All figures are medians of the rounds; the seed is always the same.
 //!
 //! - near: random, 10 to 60 s ahead; far: 10 s to 10 min; idle: 300 s for everybody, as the idle time-outs of a server
-//! - insert: into new memory, the page faults included; again: into what the fired ones left
+//! - insert: into new memory, with its growth and page faults; again: into what the fired ones left
 //! - re-arm: a random one gets another deadline; "lazy" in the idle load: as the mux does it, a store at each input, and
 //!   the timer that fires looks at it and is armed for what is left
 //! - cancel: at random, half of them; expire: the others, in steps of 1 ms
@@ -169,6 +169,7 @@ impl Timers for LazyHeap {
 /// Milliseconds ahead: the lowest, and how much more at random.
 struct Load {
     name: &'static str,
+    count: usize,
     least: u32,
     spread: u32,
 }
@@ -190,32 +191,35 @@ impl Load {
             }
             (now, ms)
         };
-        let insert = timed(COUNT, || {
-            for n in 0..COUNT {
+        let insert = timed(self.count, || {
+            for n in 0..self.count {
                 let (now, _) = turn(n, &mut timers);
                 timers.insert(n as u32, now, self.ahead(&mut rng));
             }
         });
-        let bytes = ALLOCATED.load(Relaxed).saturating_sub(memory) as f64 / COUNT as f64;
-        let rearm = timed(COUNT, || {
-            for n in 0..COUNT {
+        let bytes = ALLOCATED.load(Relaxed).saturating_sub(memory) as f64 / self.count as f64;
+        let rearm = timed(self.count, || {
+            for n in 0..self.count {
                 let (now, ms) = turn(n, &mut timers);
-                timers.rearm(rng.u32(..COUNT as u32), now, self.ahead(&mut rng), ms);
+                timers.rearm(rng.u32(..self.count as u32), now, self.ahead(&mut rng), ms);
             }
         });
         // Every second one, in an order that looks like none: the factor has no divisor in common with the count.
-        let cancel = timed(COUNT / 2, || {
-            (0..COUNT / 2).for_each(|n| timers.cancel((n * 2 * 386_093 % COUNT) as u32));
+        let cancel = timed(self.count / 2, || {
+            (0..self.count / 2).for_each(|n| timers.cancel((n * 2 * 386_093 % self.count) as u32));
         });
         let (begin, end) = (self.least, ms + self.least + self.spread + 1);
-        let expire = timed(COUNT / 2, || {
+        let expire = timed(self.count / 2, || {
             for ms in begin..=end {
                 fired += timers.expire(time(ms), ms);
             }
         });
-        assert!(fired == COUNT / 2 || fired == 0, "every timer that was not cancelled fires once: {fired}");
-        let again = timed(COUNT, || {
-            (0..COUNT).for_each(|n| timers.insert(n as u32, time(end), self.ahead(&mut rng)));
+        assert!(
+            fired == self.count / 2 || fired == 0,
+            "every timer that was not cancelled fires once: {fired}"
+        );
+        let again = timed(self.count, || {
+            (0..self.count).for_each(|n| timers.insert(n as u32, time(end), self.ahead(&mut rng)));
         });
         [insert, rearm, cancel, expire, again, bytes]
     }
@@ -270,15 +274,18 @@ static ALLOCATOR: Counting = Counting;
 type Measure = fn(&Load) -> [f64; COLUMNS];
 
 fn main() {
-    println!("{COUNT} timers, ns per operation beyond the harness (median of {ROUNDS})");
+    // `cargo test` only looks whether it works.
+    let (count, rounds_each) =
+        if is_asked("--bench") && !is_asked("--test") { (COUNT, ROUNDS) } else { (1000, 1) };
+    println!("{count} timers, ns per operation beyond the harness (median of {rounds_each})");
     println!(
         "{:5} {:9} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
         "", "", "insert", "re-arm", "cancel", "expire", "again", "bytes"
     );
     let loads = [
-        Load { name: "near", least: 10_000, spread: 50_000 },
-        Load { name: "far", least: 10_000, spread: 590_000 },
-        Load { name: "idle", least: IDLE, spread: 0 },
+        Load { name: "near", count, least: 10_000, spread: 50_000 },
+        Load { name: "far", count, least: 10_000, spread: 590_000 },
+        Load { name: "idle", count, least: IDLE, spread: 0 },
     ];
     for load in loads {
         let all: [(&str, Measure); 4] = [
@@ -288,7 +295,7 @@ fn main() {
             ("heap", Load::measure::<LazyHeap>),
         ];
         let mut rounds: Vec<Vec<[f64; COLUMNS]>> = vec![Vec::new(); all.len()];
-        for round in 0..ROUNDS {
+        for round in 0..rounds_each {
             for ((name, measure), rounds) in all.iter().zip(&mut rounds) {
                 let slow = *name == "heap" && round % 2 == 1;
                 if !slow && (*name != "lazy" || load.spread == 0) {
@@ -306,6 +313,10 @@ fn main() {
             println!();
         }
     }
+}
+
+fn is_asked(option: &str) -> bool {
+    std::env::args().any(|arg| arg == option)
 }
 
 fn medians(rounds: &[[f64; COLUMNS]]) -> [f64; COLUMNS] {
