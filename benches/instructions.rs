@@ -103,7 +103,7 @@ const WORKLOADS: [Workload; 9] = [
         name: "set_timeout",
         about: "as echo, `set_timeout` at each input; per line",
         per_round: 50,
-        limit: 1_126.0,
+        limit: 880.0,
         goal: None,
         play: |rounds| Session::<EchoInTime>::new(Limits::default(), 50).play(rounds, &ECHO),
     },

@@ -271,11 +271,10 @@ impl Conns {
 
     /// Sets the deadline of that connection: `timeout` is called once, `after` from the end of this phase of the
     /// turn. It replaces the one before; zero means in this turn, after input has been served.
+    #[inline]
     pub fn set_timeout(&mut self, id: ConnId, after: Duration) {
-        if let Some(conn) = self.slots.at_mut(id).filter(|conn| conn.phase <= Phase::Open) {
-            self.timers.hold_back(&mut conn.deadline);
-            self.timers.wish(TimerKey::Deadline(id), Some(after));
-        }
+        self.hold_back(id);
+        self.timers.wish(TimerKey::Deadline(id), Some(after));
     }
 
     /// Clears the deadline of that connection; nothing if there is none.

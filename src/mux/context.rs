@@ -54,6 +54,7 @@ impl<S: Server> Context<'_, S> {
     /// Calls `timeout` once, `after` from the end of this phase of the turn; replaces a deadline set before. Never
     /// early, at most a millisecond late on an idle loop. Zero, set while input is served: in this turn, after all input; set
     /// later: in the next.
+    #[inline]
     pub fn set_timeout(&mut self, after: Duration) {
         self.conns.set_timeout(self.id, after);
     }

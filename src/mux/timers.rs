@@ -170,15 +170,6 @@ impl Timers {
         }
     }
 
-    /// Keeps an armed timer from firing in this batch; a wish for it follows. Between batches nothing fires, and the wish
-    /// gives it its new time where it is.
-    #[inline]
-    pub(super) fn hold_back(&mut self, timer: &mut Option<TimerId>) {
-        if self.firing {
-            self.stop(timer);
-        }
-    }
-
     /// Takes an armed timer out at once, so that it cannot fire in this batch any more.
     #[inline]
     pub(super) fn stop(&mut self, timer: &mut Option<TimerId>) {
@@ -210,10 +201,24 @@ impl Timers {
     }
 
     /// Arms the timer of `key`, anew if it is armed, or stops it. A time past the end of the clock never comes.
+    /// Inlined by force, as its arguments go over the stack otherwise, and with it the way to it.
+    #[inline(always)]
     fn set(&mut self, timer: &mut Option<TimerId>, key: TimerKey, after: Option<Duration>, now: Instant) {
-        let Some(after) = after.filter(|after| now.checked_add(*after).is_some()) else {
-            return self.stop(timer);
-        };
+        match (*timer, after) {
+            (Some(id), Some(after)) if !after.is_zero() => self.wheel.arm_after(id.name(), now, after),
+            _ => self.start_or_stop(timer, key, after, now),
+        }
+    }
+
+    #[inline(never)]
+    fn start_or_stop(
+        &mut self,
+        timer: &mut Option<TimerId>,
+        key: TimerKey,
+        after: Option<Duration>,
+        now: Instant,
+    ) {
+        let Some(after) = after else { return self.stop(timer) };
         let id = *timer.get_or_insert_with(|| {
             TimerId::of(&match key {
                 TimerKey::Deadline(id) => Owner::Deadline(id.slot()),
@@ -246,9 +251,28 @@ impl Conns {
         let now = Instant::now();
         let mut wishes = std::mem::take(&mut self.timers.wishes);
         for (key, after) in wishes.drain(..) {
-            self.grant(key, after, now);
+            match key {
+                TimerKey::Deadline(id) => self.grant_deadline(id, after, now),
+                key => self.grant(key, after, now),
+            }
         }
         self.timers.wishes = wishes;
+    }
+
+    /// Keeps the deadline of a connection from firing in this batch; a wish for it follows. Between batches nothing fires,
+    /// and the wish gives it its new time where it is.
+    #[inline]
+    pub(super) fn hold_back(&mut self, id: ConnId) {
+        if self.timers.firing {
+            self.stop_deadline(id);
+        }
+    }
+
+    #[cold]
+    fn stop_deadline(&mut self, id: ConnId) {
+        if let Some(conn) = self.slots.at_mut(id).filter(|conn| conn.phase <= Phase::Open) {
+            self.timers.stop(&mut conn.deadline);
+        }
     }
 
     /// Sets the timer of `key` for a time that is known.
@@ -256,13 +280,17 @@ impl Conns {
         self.grant(key, Some(at.saturating_duration_since(self.now)), self.now);
     }
 
+    #[inline(always)]
+    fn grant_deadline(&mut self, id: ConnId, after: Option<Duration>, now: Instant) {
+        if let Some(conn) = self.slots.at_mut(id).filter(|conn| conn.phase <= Phase::Open) {
+            self.timers.set(&mut conn.deadline, TimerKey::Deadline(id), after, now);
+        }
+    }
+
     fn grant(&mut self, key: TimerKey, after: Option<Duration>, now: Instant) {
         let timers = &mut self.timers;
         let place = match key {
-            TimerKey::Deadline(id) => match self.slots.at_mut(id) {
-                Some(conn) if conn.phase <= Phase::Open => &mut conn.deadline,
-                _ => return,
-            },
+            TimerKey::Deadline(id) => return self.grant_deadline(id, after, now),
             TimerKey::Guard(id) => match self.slots.at_mut(id) {
                 Some(conn) if conn.phase != Phase::Gone => &mut conn.guard,
                 _ => return,
