@@ -19,9 +19,10 @@ const CONNECTIONS: usize = 9_900;
 const DESCRIPTORS: usize = 2 * CONNECTIONS + 100;
 /// Connected before the loop takes them; less than the listener's queue.
 const AT_ONCE: usize = 100;
-/// The limit, for each: 56 for the connection, 36 for its peer and generation in the table of the clients (`EchoClient`
-/// itself has none); and 8 for what all share: the lists of a turn, buffers that wait for use.
-const BYTES_MAX: usize = 100;
+/// For each: 48 for the connection, 36 for its peer and generation in the table of the clients (`EchoClient` itself has
+/// none), 12 for its idle timer and as much for its deadline's place: 108. The lists of a turn and buffers that wait for use
+/// come to 2 more in a server (`idle_10k` of the bench `loopback`: 110), and the test itself to some.
+const BYTES_MAX: usize = 120;
 const LINE: &[u8] = b"0123456789012345678901234567890123456789012345678901234567890123\r\n";
 
 struct Echo;
@@ -46,12 +47,13 @@ impl MuxCallback<Echo> for EchoClient {
 }
 
 #[test]
-fn an_idle_connection_costs_at_most_100_bytes_before_and_after_it_has_sent_a_line() {
+fn an_idle_connection_costs_at_most_120_bytes_before_and_after_it_has_sent_a_line() {
     if descriptors_max() < DESCRIPTORS {
         eprintln!("skipped: {DESCRIPTORS} descriptors are needed, and {} allowed", descriptors_max());
         return;
     }
-    let mut mux = Mux::new(Echo, Limits::default()).unwrap();
+    let mut mux =
+        Mux::new(Echo, Limits { idle_time: Some(Duration::from_secs(300)), ..Limits::default() }).unwrap();
     let addr = mux.listen(&ListenAt::tcp("127.0.0.1", 0)).unwrap().to_string();
     // Its memory is there before what is counted.
     let mut clients: Vec<Option<TcpStream>> = (0..CONNECTIONS).map(|_| None).collect();

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::callback::CloseReason;
 use super::connect::Opening;
 use super::peer::Peer;
-use super::timers::{Heard, TimerId};
+use super::timers::Heard;
 use crate::buffer::{Input, Output};
 use crate::net::{PeerAddr, Stream};
 use crate::slots::Slot;
@@ -104,10 +104,6 @@ pub(super) struct Conn {
     pub(super) drained_turn: u8,
     /// How much of what was said to everybody in this turn it has been given (see `fanout`).
     pub(super) told: u16,
-    /// The client's deadline.
-    pub(super) deadline: Option<TimerId>,
-    /// The mux's own: connect, idle and line, drain or linger, as the phase says.
-    pub(super) guard: Option<TimerId>,
     /// When bytes last came.
     pub(super) heard: Heard,
     /// Unconsumed input; none when there is none.
@@ -167,8 +163,6 @@ impl Conn {
             phase,
             drained_turn: 0,
             told: 0,
-            deadline: None,
-            guard: None,
             heard: Heard::NEVER,
             held: None,
             output: None,
@@ -289,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_has_56_bytes_with_its_place_in_the_slab() {
-        assert_eq!((size_of::<Conn>(), size_of::<Entry>()), (56, 56));
+    fn a_connection_has_48_bytes_with_its_place_in_the_slab() {
+        assert_eq!((size_of::<Conn>(), size_of::<Entry>()), (48, 48));
     }
 }

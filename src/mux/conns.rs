@@ -279,8 +279,8 @@ impl Conns {
 
     /// Clears the deadline of that connection; nothing if there is none.
     pub fn clear_timeout(&mut self, id: ConnId) {
-        if let Some(conn) = self.slots.at_mut(id) {
-            self.timers.stop(&mut conn.deadline);
+        if self.slots.at(id).is_some() {
+            self.timers.stop_deadline(id);
             self.timers.forget(TimerKey::Deadline(id));
         }
     }
@@ -440,8 +440,7 @@ impl Conns {
                 if let Some(held) = conn.held.take() {
                     self.pool.give_back_input(held);
                 }
-                self.timers.stop(&mut conn.deadline);
-                self.timers.stop(&mut conn.guard);
+                self.timers.stop_both(id);
                 self.timers.wish(TimerKey::Guard(id), Some(self.limits.drain_time));
                 self.lists.dirty(id, conn);
             }
@@ -460,8 +459,7 @@ impl Conns {
         if conn.take(Flag::BLOCKED) {
             self.blocked -= 1;
         }
-        self.timers.stop(&mut conn.deadline);
-        self.timers.stop(&mut conn.guard);
+        self.timers.stop_both(id);
         if let Some(mut output) = conn.output.take() {
             output.clear();
             self.pool.give_back(Some(output));

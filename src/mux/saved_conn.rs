@@ -130,9 +130,8 @@ impl<'a> SavedConn<'a> {
             WriteSide::Shut => 2,
         });
         record.u32(flags(conn));
-        let left = |timer: Option<TimerId>| timer.and_then(|id| timers.left(id, clock));
-        for timer in [conn.deadline, conn.guard] {
-            record.option(left(timer), |out, left| {
+        for timer in [TimerId::deadline(id), TimerId::guard(id)] {
+            record.option(timers.left(timer, clock), |out, left| {
                 out.duration(left);
             });
         }

@@ -38,8 +38,8 @@ pub(super) enum TimerKey {
 
 /// A timer that is armed, by its name in the wheel.
 ///
-/// A connection's two are named by its slot, so that neither side stores who the other is: they are stopped before the
-/// slot is free (`Conns::cut`), and none is granted to a connection that is gone. All others have a place in a table.
+/// A connection's two are named by its slot, so that neither side stores who the other is, nor whether one is armed, which
+/// the wheel knows: they are stopped before the slot is free (`Conns::cut`), and none is granted to a connection that is gone. All others have a place in a table.
 /// Eight slots and one place of the table take 17 names in turn, as the wheel wants its names dense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TimerId(NonZeroU32);
@@ -60,6 +60,16 @@ impl TimerId {
         };
         let above = u32::try_from(name + 1).ok().and_then(NonZeroU32::new);
         Self(above.expect("no process has so many descriptors or timers"))
+    }
+
+    /// Of the client's deadline.
+    pub(super) fn deadline(id: ConnId) -> Self {
+        Self::of(&Owner::Deadline(id.slot()))
+    }
+
+    /// Of the mux's own timer for a connection: connect, idle and line, drain or linger, as the phase says.
+    pub(super) fn guard(id: ConnId) -> Self {
+        Self::of(&Owner::Guard(id.slot()))
     }
 
     pub(super) fn name(self) -> u32 {
@@ -200,36 +210,40 @@ impl Timers {
         }
     }
 
-    /// Arms the timer of `key`, anew if it is armed, or stops it. A time past the end of the clock never comes.
-    /// Inlined by force, as its arguments go over the stack otherwise, and with it the way to it.
+    /// Takes the deadline of an open connection out at once, if it has one.
+    pub(super) fn stop_deadline(&mut self, id: ConnId) {
+        self.wheel.disarm(TimerId::deadline(id).name());
+    }
+
+    /// Takes both timers of a connection out.
+    pub(super) fn stop_both(&mut self, id: ConnId) {
+        self.stop_deadline(id);
+        self.wheel.disarm(TimerId::guard(id).name());
+    }
+
+    /// Arms a timer of a connection that is there, anew if it is armed, or stops it.
     #[inline(always)]
-    fn set(&mut self, timer: &mut Option<TimerId>, key: TimerKey, after: Option<Duration>, now: Instant) {
-        match (*timer, after) {
-            (Some(id), Some(after)) if !after.is_zero() => self.wheel.arm_after(id.name(), now, after),
-            _ => self.start_or_stop(timer, key, after, now),
+    fn set_of_conn(&mut self, timer: TimerId, after: Option<Duration>, now: Instant) {
+        match after {
+            Some(after) => self.arm(timer, after, now),
+            None => drop(self.wheel.disarm(timer.name())),
         }
     }
 
-    #[inline(never)]
-    fn start_or_stop(
-        &mut self,
-        timer: &mut Option<TimerId>,
-        key: TimerKey,
-        after: Option<Duration>,
-        now: Instant,
-    ) {
+    /// The same for a timer that is no connection's.
+    fn set(&mut self, timer: &mut Option<TimerId>, key: TimerKey, after: Option<Duration>, now: Instant) {
         let Some(after) = after else { return self.stop(timer) };
-        let id = *timer.get_or_insert_with(|| {
-            TimerId::of(&match key {
-                TimerKey::Deadline(id) => Owner::Deadline(id.slot()),
-                TimerKey::Guard(id) => Owner::Guard(id.slot()),
-                key => Owner::House(self.house.insert(key)),
-            })
-        });
+        let id = *timer.get_or_insert_with(|| TimerId::of(&Owner::House(self.house.insert(key))));
+        self.arm(id, after, now);
+    }
+
+    /// Inlined by force, as its arguments go over the stack otherwise.
+    #[inline(always)]
+    fn arm(&mut self, timer: TimerId, after: Duration, now: Instant) {
         if after.is_zero() {
-            self.wheel.arm_due(id.name());
+            self.wheel.arm_due(timer.name());
         } else {
-            self.wheel.arm_after(id.name(), now, after);
+            self.wheel.arm_after(timer.name(), now, after);
         }
     }
 }
@@ -263,15 +277,8 @@ impl Conns {
     /// and the wish gives it its new time where it is.
     #[inline]
     pub(super) fn hold_back(&mut self, id: ConnId) {
-        if self.timers.firing {
-            self.stop_deadline(id);
-        }
-    }
-
-    #[cold]
-    fn stop_deadline(&mut self, id: ConnId) {
-        if let Some(conn) = self.slots.at_mut(id).filter(|conn| conn.phase <= Phase::Open) {
-            self.timers.stop(&mut conn.deadline);
+        if self.timers.firing && self.slots.at(id).is_some_and(|conn| conn.phase <= Phase::Open) {
+            self.timers.stop_deadline(id);
         }
     }
 
@@ -282,8 +289,8 @@ impl Conns {
 
     #[inline(always)]
     fn grant_deadline(&mut self, id: ConnId, after: Option<Duration>, now: Instant) {
-        if let Some(conn) = self.slots.at_mut(id).filter(|conn| conn.phase <= Phase::Open) {
-            self.timers.set(&mut conn.deadline, TimerKey::Deadline(id), after, now);
+        if self.slots.at(id).is_some_and(|conn| conn.phase <= Phase::Open) {
+            self.timers.set_of_conn(TimerId::deadline(id), after, now);
         }
     }
 
@@ -291,10 +298,12 @@ impl Conns {
         let timers = &mut self.timers;
         let place = match key {
             TimerKey::Deadline(id) => return self.grant_deadline(id, after, now),
-            TimerKey::Guard(id) => match self.slots.at_mut(id) {
-                Some(conn) if conn.phase != Phase::Gone => &mut conn.guard,
-                _ => return,
-            },
+            TimerKey::Guard(id) => {
+                if self.slots.at(id).is_some_and(|conn| conn.phase != Phase::Gone) {
+                    timers.set_of_conn(TimerId::guard(id), after, now);
+                }
+                return;
+            }
             TimerKey::Server(key) => {
                 let mut timer = timers.server.remove(&key);
                 timers.set(&mut timer, TimerKey::Server(key), after, now);
@@ -314,14 +323,8 @@ impl Conns {
     pub(super) fn pop_due(&mut self) -> Option<TimerKey> {
         loop {
             let found = match Owner::of(self.timers.wheel.pop_due()?) {
-                Owner::Deadline(slot) => self.slots.in_slot(slot).map(|(id, conn)| {
-                    conn.deadline = None;
-                    TimerKey::Deadline(id)
-                }),
-                Owner::Guard(slot) => self.slots.in_slot(slot).map(|(id, conn)| {
-                    conn.guard = None;
-                    TimerKey::Guard(id)
-                }),
+                Owner::Deadline(slot) => self.slots.in_slot(slot).map(|(id, _)| TimerKey::Deadline(id)),
+                Owner::Guard(slot) => self.slots.in_slot(slot).map(|(id, _)| TimerKey::Guard(id)),
                 Owner::House(place) => {
                     self.timers.house.try_remove(place).inspect(|key| self.house_fired(*key))
                 }
