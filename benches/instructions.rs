@@ -60,7 +60,7 @@ const WORKLOADS: [Workload; 9] = [
         name: "broadcast",
         about: "a line to 100 others; per delivery",
         per_round: 100,
-        limit: 135.0,
+        limit: 133.0,
         goal: Some(130),
         play: |rounds| Session::<Broadcast>::new(Limits::default(), 101).play(rounds, &BROADCAST),
     },

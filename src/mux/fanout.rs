@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use super::Mux;
 use super::callback::MuxCallback;
-use super::conn::Flag;
+use super::conn::{Flag, Phase};
 use super::conns::{Conns, written};
 use super::flush::is_refusal_for_now;
 use super::server::Server;
@@ -265,7 +265,10 @@ impl<S: Server> Mux<S> {
         self.conns.fanout.clear();
         self.conns.slots.trim();
         for id in drained.drain(..) {
-            self.call_open(id, "drained", MuxCallback::drained);
+            // One of them may have closed another.
+            if self.conns.slots.at(id).is_some_and(|conn| conn.phase == Phase::Open) {
+                self.call(id, "drained", MuxCallback::drained);
+            }
         }
         self.spare_list = drained;
     }
