@@ -178,6 +178,9 @@ impl Conns {
 
     /// Copies everything that was said to everybody to the outputs.
     pub(super) fn settle_fanout(&mut self) {
+        if self.fanout.is_empty() {
+            return;
+        }
         for slot in 0..self.slots.end() {
             if let Some((id, conn)) = self.slots.in_slot(slot).filter(|(_, conn)| conn.in_room()) {
                 let told = std::mem::take(&mut conn.told);
