@@ -120,6 +120,7 @@
 //! | edges: what touches the system | [`config`] file, command line, limits; [`net`] listeners and streams; [`signals`]; [`logging`] |
 //! | mux: the loop | [`Mux`], [`Server`], [`MuxCallback`], [`Context`], [`Room`], [`Conns`], [`Handle`] |
 //! | process: the flow | [`run`], [`run_with`] |
+//! | personalities: servers that others are used to | `personality`, with the feature `auth` |
 //!
 //! # Testing
 //!
@@ -193,6 +194,8 @@ pub mod logging;
 pub mod metrics;
 mod mux;
 pub mod net;
+#[cfg(feature = "auth")]
+pub mod personality;
 #[cfg(all(feature = "config", feature = "signals", feature = "daemon"))]
 mod process;
 #[cfg(feature = "signals")]

@@ -17,6 +17,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("edges", &["sys", "config", "net", "signals", "logging"]),
     ("mux", &["mux"]),
     ("process", &["process"]),
+    ("personalities", &["personality"]),
 ];
 
 /// Imports that point downwards all the same: the unit, the item, and why it may.

@@ -1,0 +1,4 @@
+//! Server kinds that other ecosystems have, each built on the mux: a folder that knows the traits of the mux and a codec, and
+//! no socket.
+
+pub mod message;
