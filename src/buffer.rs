@@ -172,6 +172,54 @@ impl Input {
         &self.storage[at..self.end]
     }
 
+    /// Consumes the first `count` bytes, or all if there are fewer, and overwrites them here with zeros, so that a
+    /// secret does not stay in memory until other bytes come. What [`line`](Self::line) or another method has consumed
+    /// before is not reached: look at the secret with [`bytes`](Self::bytes), then wipe it.
+    ///
+    /// Only this buffer is wiped: of a secret that came in several pieces, the system and the mux may have had copies.
+    ///
+    /// ```
+    /// # use lineplex::Input;
+    /// let mut input = Input::from(b"password;more".as_slice());
+    /// assert!(input.bytes().starts_with(b"password"));
+    /// input.wipe(b"password".len());
+    /// assert_eq!(input.bytes(), b";more");
+    /// ```
+    #[cfg(feature = "auth")]
+    pub fn wipe(&mut self, count: usize) {
+        use zeroize::Zeroize as _;
+        let at = self.start;
+        self.consume(count);
+        self.storage[at..self.start].zeroize();
+    }
+
+    /// For a protocol without lines: takes one of the lines that the connection may have in this turn
+    /// (`Limits::lines_per_turn`, and `Limits::lines_per_second` where a rate is set), to be asked before each message.
+    /// False when none is left: stop, and leave the rest unconsumed; `input` is called again with it, in the next turn
+    /// or when the rate allows more.
+    ///
+    /// Ask only when a whole message is here: one taken for half a message is spent all the same. In `eof` it is
+    /// always true.
+    ///
+    /// ```
+    /// # use lineplex::Input;
+    /// /// Messages of four bytes.
+    /// fn serve(input: &mut Input) -> usize {
+    ///     let mut served = 0;
+    ///     while input.len() >= 4 && input.spend() {
+    ///         served += usize::from(input.take(4).is_some());
+    ///     }
+    ///     served
+    /// }
+    /// assert_eq!(serve(&mut Input::from(b"onetwothree!".as_slice())), 3);
+    /// ```
+    #[inline]
+    pub fn spend(&mut self) -> bool {
+        let any = self.lines_left > 0;
+        self.lines_left -= u32::from(any);
+        any
+    }
+
     /// How many bytes are unconsumed.
     #[inline]
     #[must_use]

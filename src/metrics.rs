@@ -52,7 +52,7 @@ metrics! {
     counter bytes_in;
     /// Bytes sent.
     counter bytes_out;
-    /// Lines taken with `Input::line`.
+    /// Lines taken with `Input::line`, and what was taken with `Input::spend` in their place.
     counter lines;
     /// Connections open now, denied and closing ones included.
     gauge open;

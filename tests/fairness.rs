@@ -40,6 +40,24 @@ fn a_flood_of_lines_keeps_no_other_waiting_for_more_than_a_turn() {
     }
 }
 
+// C1, for a protocol without lines.
+#[test]
+fn a_flood_of_messages_that_are_spent_keeps_no_other_waiting_for_more_than_a_turn() {
+    let lab = Lab::new().on_input(|ctx, input| {
+        while input.len() >= 4 && input.spend() {
+            ctx.conns.write(ctx.id, input.take(4).unwrap_or_default());
+        }
+        Ok(())
+    });
+    let mut hand = Hand::new(Limits { lines_per_turn: 16, ..Limits::default() }, lab);
+    let (flood, mut quiet) = (hand.client(), hand.client());
+    flood.send("x..\n".repeat(4000));
+    for turn in 1..=100 {
+        answered_in_one_turn(&mut hand, &mut quiet);
+        assert_eq!(hand.metrics().lines, turn * 17, "the flood gets its budget and no more");
+    }
+}
+
 // C1
 #[test]
 fn a_flood_of_bytes_without_lines_keeps_no_other_waiting_for_more_than_a_turn() {

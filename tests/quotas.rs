@@ -148,6 +148,28 @@ fn a_flood_of_lines_is_slowed_to_its_rate_after_the_burst_and_none_is_lost() {
     }
 }
 
+// RL D8, for a protocol without lines.
+#[test]
+fn a_flood_of_messages_that_are_spent_is_slowed_to_the_same_rate() {
+    let make = || {
+        Lab::new().on_input(|ctx, input| {
+            while !input.is_empty() && input.spend() {
+                ctx.conns.write(ctx.id, input.take(1).unwrap_or_default());
+            }
+            Ok(())
+        })
+    };
+    for net in BOTH {
+        let limits = Limits { lines_per_second: Some(200), lines_burst: 5, ..Limits::default() };
+        let run = Run::on(net, limits, make);
+        let mut client = run.client();
+        let begun = Instant::now();
+        client.send("x".repeat(25));
+        client.expect("x".repeat(25));
+        assert!(begun.elapsed() >= Duration::from_millis(95), "20 at 200 a second: {:?}", begun.elapsed());
+    }
+}
+
 #[test]
 fn a_throttled_client_that_half_closes_still_gets_every_reply() {
     for net in BOTH {

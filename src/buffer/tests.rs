@@ -272,6 +272,42 @@ fn the_budget_of_lines_is_exact_and_says_when_more_may_be_here() {
 }
 
 #[test]
+fn spending_is_bound_by_the_same_budget_as_lines() {
+    let mut input = Input::new(9, LongLine::Close);
+    input.append(b"1\n2\n3\n4\n");
+    input.start_turn(3);
+    assert!(input.spend());
+    assert_eq!(input.line(), Some(b"1".as_slice()));
+    assert!(input.spend() && !input.spend() && !input.spend());
+    assert_eq!(input.line(), None);
+    assert_eq!(input.lines_left(), 0);
+    assert!(input.stopped_by_budget(), "the next turn goes on");
+    assert_eq!(input.bytes(), b"2\n3\n4\n", "what is spent consumes nothing");
+    input.start_turn(1);
+    assert!(input.spend());
+    input.consume(usize::MAX);
+    assert!(!input.stopped_by_budget(), "nothing is left to go on with");
+}
+
+#[cfg(feature = "auth")]
+#[test]
+fn what_is_wiped_is_consumed_and_gone_from_the_memory() {
+    let mut input = Input::from(b"one\nsecret\ntwo\n".as_slice());
+    assert_eq!(input.line(), Some(b"one".as_slice()));
+    input.wipe(7);
+    assert_eq!(input.storage, b"one\n\0\0\0\0\0\0\0two\n");
+    input.wipe(0);
+    assert_eq!(input.line(), Some(b"two".as_slice()));
+    input.wipe(1);
+    assert!(input.is_empty());
+    let mut input = Input::from(b"short".as_slice());
+    input.storage.extend_from_slice(b"old");
+    input.wipe(usize::MAX);
+    assert!(input.is_empty());
+    assert_eq!(input.storage, b"\0\0\0\0\0old", "only what was unconsumed");
+}
+
+#[test]
 fn the_hard_limit_of_output_is_exact() {
     let shared: Rc<[u8]> = Rc::from([b's'; SHARE_MIN_BYTES].as_slice());
     let mut output = Output::default();

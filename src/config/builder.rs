@@ -52,6 +52,7 @@ pub struct ConfigBuilder {
     log_function: Option<LogFunction>,
     arguments: Option<Vec<OsString>>,
     run_arguments: Vec<OsString>,
+    unix_mode: Option<u32>,
     base: Base,
 }
 
@@ -168,6 +169,23 @@ impl ConfigBuilder {
         self
     }
 
+    /// The permission bits, at most `0o777`, of every Unix listener whose entry has no `mode` of its own. Not called: as
+    /// the umask leaves them. A server whose socket is not for everybody says so here, so that an administrator who
+    /// forgets the mode does not open it.
+    ///
+    /// ```
+    /// use lineplex::config::{ConfigBuilder, ListenAddr, Outcome};
+    ///
+    /// let mut builder = ConfigBuilder::new();
+    /// builder.unix_mode_default(0o600).arguments(["--port", "/run/private.sock|unix"]);
+    /// let Outcome::Config(config) = builder.build().unwrap() else { panic!("no help was asked for") };
+    /// assert!(matches!(config.listen[0].addr, ListenAddr::Unix { mode: Some(0o600), .. }));
+    /// ```
+    pub fn unix_mode_default(&mut self, mode: u32) -> &mut Self {
+        self.unix_mode = Some(mode);
+        self
+    }
+
     /// Relative paths mean what they meant in `directory`, or nothing if that is gone.
     #[cfg(all(feature = "signals", feature = "daemon"))]
     pub(crate) fn relative_to(&mut self, directory: Option<&Path>) {
@@ -206,6 +224,7 @@ impl ConfigBuilder {
         let sources = [Some(defaults), file, Some(run), Some(line), Some(code)];
         let (mut draft, app) = merge(sources.into_iter().flatten(), &mut mistakes);
         draft.base = self.base.clone();
+        draft.unix_mode = self.unix_mode;
         let mut config = assemble(draft, &name, &mut mistakes, &mut warnings);
         mistakes.into_result()?;
 

@@ -36,6 +36,8 @@ pub(super) struct Draft {
     pub(super) syslog_logsock: Option<String>,
     pub(super) journald_logsock: Option<String>,
     pub(super) process: ProcessDraft,
+    /// Permission bits of a Unix listener that names none.
+    pub(super) unix_mode: Option<u32>,
     /// What relative paths are relative to.
     pub(super) base: Base,
     /// Where each option was last set.
@@ -75,6 +77,7 @@ impl Draft {
             syslog_logsock: None,
             journald_logsock: None,
             process: ProcessDraft::default(),
+            unix_mode: None,
             base: Base::default(),
             set_at: BTreeMap::new(),
         }

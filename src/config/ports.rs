@@ -186,7 +186,12 @@ fn finish(spec: Spec, port: &Node, rank: &Rank<'_>) -> Result<ListenAt, Wrong> {
             let missing = || here("a Unix socket needs a path: \"/run/name.sock|unix\"".to_owned());
             let path = spec.path.filter(|path| !path.is_empty()).ok_or_else(missing)?;
             let path = draft.base.absolute(Path::new(&path)).map_err(here)?;
-            ListenAddr::Unix { path, mode: spec.mode, owner: spec.owner, group: spec.group }
+            ListenAddr::Unix {
+                path,
+                mode: spec.mode.or(draft.unix_mode),
+                owner: spec.owner,
+                group: spec.group,
+            }
         }
         Proto::Tcp => {
             let port = spec.port.ok_or_else(|| here("the table has no port".to_owned()))?;

@@ -153,6 +153,23 @@ fn a_unix_listener_has_mode_owner_and_group() {
 }
 
 #[test]
+fn a_default_mode_is_for_those_unix_listeners_that_name_none() {
+    let build = |mode| {
+        let mut builder = with_file("port = ['/run/a|unix', { path = '/run/b', mode = 0o660 }, 5]");
+        builder.unix_mode_default(mode);
+        builder.build()
+    };
+    let Ok(Outcome::Config(config)) = build(0o600) else { panic!("not a configuration") };
+    let modes = config.listen.iter().map(|at| match at.addr {
+        ListenAddr::Unix { mode, .. } => mode,
+        _ => None,
+    });
+    assert_eq!(modes.collect::<Vec<_>>(), [Some(0o600), Some(0o660), None]);
+    let error = build(600).expect_err("decimal by mistake");
+    assert!(error.chain().contains("the mode has more than permission bits"), "{}", error.chain());
+}
+
+#[test]
 fn a_listener_given_twice_is_skipped_with_a_warning_but_port_0_may_repeat() {
     let config = config("port = [5, '*:5', '*:5/IPv4', '/x|unix', '/x|unix', 0, 0]");
     assert_eq!(config.listen.len(), 5);
