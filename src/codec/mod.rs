@@ -4,3 +4,4 @@
 //! of the same bytes gives the same values.
 
 pub mod line;
+pub mod message;
