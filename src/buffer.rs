@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
 use crate::codec::line::{NEAR, Scan, first_lf, scan};
@@ -356,13 +357,28 @@ enum Piece {
         bytes: Rc<[u8]>,
         from: usize,
     },
+    /// The byte of a descriptor, which travels with nothing else.
+    Fd(OwnedFd),
 }
 
 impl Piece {
     fn bytes(&self) -> &[u8] {
+        self.plain().unwrap_or(FD_BYTE)
+    }
+
+    /// Bytes that may be sent together with others.
+    fn plain(&self) -> Option<&[u8]> {
         match self {
-            Self::Own(bytes) => bytes,
-            Self::Shared { bytes, from } => &bytes[*from..],
+            Self::Own(bytes) => Some(bytes),
+            Self::Shared { bytes, from } => Some(&bytes[*from..]),
+            Self::Fd(_) => None,
+        }
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Fd(fd) => Some(fd.as_fd()),
+            Self::Own(_) | Self::Shared { .. } => None,
         }
     }
 }
@@ -427,7 +443,37 @@ impl Output {
         true
     }
 
-    /// The unsent bytes if they lie in one piece, as they nearly always do.
+    /// Adds the byte of a descriptor, and `fd` with it, unless more than `hard` bytes would then be unsent: false, and
+    /// `fd` is closed.
+    pub(crate) fn append_fd(&mut self, fd: OwnedFd, hard: usize) -> bool {
+        if hard <= self.len {
+            return false;
+        }
+        self.len += FD_BYTE.len();
+        if !self.own.is_empty() {
+            self.pieces.push_back(Piece::Own(std::mem::take(&mut self.own)));
+        }
+        self.pieces.push_back(Piece::Fd(fd));
+        true
+    }
+
+    /// The unsent descriptors, each with the place of its byte among the unsent bytes.
+    pub(crate) fn fds(&self) -> impl Iterator<Item = (usize, BorrowedFd<'_>)> {
+        let mut end = 0;
+        self.pieces.iter().filter_map(move |piece| {
+            let at = end;
+            end += piece.bytes().len();
+            // The first piece is the only one that can be sent in part, and the byte of a descriptor cannot.
+            piece.fd().map(|fd| (at.saturating_sub(self.sent), fd))
+        })
+    }
+
+    /// The descriptor behind the first `pieces` pieces of the unsent bytes, if one comes there.
+    pub(crate) fn fd_behind(&self, pieces: usize) -> Option<BorrowedFd<'_>> {
+        self.pieces.get(pieces)?.fd()
+    }
+
+    /// The unsent bytes if they lie in one piece, as they nearly always do, and no descriptor is among them.
     #[inline]
     #[must_use]
     pub fn single(&self) -> Option<&[u8]> {
@@ -436,13 +482,13 @@ impl Output {
         } else if self.pieces.is_empty() {
             Some(&self.own[self.sent..])
         } else if self.pieces.len() == 1 && self.own.is_empty() {
-            Some(&self.pieces[0].bytes()[self.sent..])
+            self.pieces[0].plain().map(|bytes| &bytes[self.sent..])
         } else {
             None
         }
     }
 
-    /// A copy of the unsent bytes.
+    /// A copy of the unsent bytes, those of descriptors among them.
     pub(crate) fn to_vec(&self) -> Vec<u8> {
         let mut bytes: Vec<u8> = Vec::with_capacity(self.sent + self.len);
         self.pieces.iter().for_each(|piece| bytes.extend_from_slice(piece.bytes()));
@@ -451,12 +497,14 @@ impl Output {
         bytes
     }
 
-    /// The first pieces of the unsent bytes, as many as fit into `slices`; how many those are.
+    /// The first pieces of the unsent bytes, as many as fit into `slices` and come before a descriptor; how many those
+    /// are.
     pub fn front<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let own = (!self.own.is_empty()).then_some(&*self.own);
         let mut sent = self.sent;
         let mut used = 0;
-        for (slice, bytes) in slices.iter_mut().zip(self.pieces.iter().map(Piece::bytes).chain(own)) {
+        let plain = self.pieces.iter().map(Piece::plain).chain(own.map(Some)).map_while(|bytes| bytes);
+        for (slice, bytes) in slices.iter_mut().zip(plain) {
             *slice = IoSlice::new(&bytes[sent..]);
             sent = 0;
             used += 1;
@@ -511,6 +559,9 @@ impl Output {
         self.advance(usize::MAX);
     }
 }
+
+/// What a descriptor travels with, since it cannot alone.
+pub(crate) const FD_BYTE: &[u8] = &[0];
 
 /// From this length on a broadcast is shared among its receivers instead of copied to each. A copy of 512 bytes costs
 /// some 25 ns, a reference 6; but each further piece costs its receiver some 20 ns in the system call, so short lines

@@ -54,6 +54,14 @@ metrics! {
     counter bytes_out;
     /// Lines taken with `Input::line`, and what was taken with `Input::spend` in their place.
     counter lines;
+    /// Descriptors that clients passed and that were kept for `Conns::take_fd`.
+    counter fds_in;
+    /// Descriptors that clients passed and that were closed, since `accept_fds` of them were waiting.
+    counter fds_refused;
+    /// Receives in which descriptors were lost, as a rule because this process had none left.
+    counter fds_lost;
+    /// Descriptors passed to peers.
+    counter fds_out;
     /// Connections open now, denied and closing ones included.
     gauge open;
     /// Connections that have output which the kernel does not take now, because their peers read slowly.

@@ -28,7 +28,7 @@ use std::{
 #[cfg(feature = "daemon")]
 pub(crate) use self::{
     memory::{read_sealed, sealed_memory},
-    messages::{pipe, receive_with_fds, send_with_fds, seqpacket_pair, wait_readable},
+    messages::{pipe, receive_some, receive_with_fds, send_with_fds, seqpacket_pair, wait_readable},
     processes::{
         block_signals, close_stdin, end_with_parent, exec, is_zombie, kill, monotonic, own_pid,
         pending_signals, raise, set_cloexec, thread_count, unblock_signals, wait_for,

@@ -77,7 +77,7 @@ pub(super) fn listener(at: &ListenAt) -> Option<String> {
             } else if mode.is_some_and(|mode| mode > MODE_MAX) {
                 Some("the mode has more than permission bits; write it in octal, as 0o660".to_owned())
             } else {
-                None
+                at.fds_fault()
             }
         }
     }

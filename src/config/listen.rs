@@ -38,6 +38,9 @@ pub enum ListenAddr {
         owner: Option<String>,
         /// Group name or number of the path; `None`: the process's.
         group: Option<String>,
+        /// Descriptors that a client may pass before somebody takes them with `Conns::take_fd`: 0 (none: what comes is
+        /// closed) to 250. Needs the feature `daemon`.
+        accept_fds: u8,
     },
 }
 
@@ -67,8 +70,44 @@ impl ListenAt {
         let path = path.into();
         Self {
             name: path.display().to_string(),
-            addr: ListenAddr::Unix { path, mode: None, owner: None, group: None },
+            addr: ListenAddr::Unix { path, mode: None, owner: None, group: None, accept_fds: 0 },
             backlog: None,
+        }
+    }
+
+    /// The same, for clients that may pass descriptors, of which at most `most` (up to 250) wait to be taken. TCP has no
+    /// such thing: nothing changes then.
+    ///
+    /// ```
+    /// use lineplex::config::{ListenAddr, ListenAt};
+    /// let at = ListenAt::unix("/run/chat.sock").accept_fds(4);
+    /// assert!(matches!(at.addr, ListenAddr::Unix { accept_fds: 4, .. }));
+    /// ```
+    #[must_use]
+    pub fn accept_fds(mut self, most: u8) -> Self {
+        if let ListenAddr::Unix { accept_fds, .. } = &mut self.addr {
+            *accept_fds = most;
+        }
+        self
+    }
+
+    /// Descriptors of one client that may wait; 0 where none can be passed.
+    pub(crate) fn fds(&self) -> u8 {
+        match self.addr {
+            ListenAddr::Unix { accept_fds, .. } => accept_fds,
+            ListenAddr::Tcp { .. } => 0,
+        }
+    }
+
+    /// Why it cannot have the descriptors that it asks for, if it cannot.
+    pub(crate) fn fds_fault(&self) -> Option<String> {
+        match self.fds() {
+            0 => None,
+            _ if !cfg!(feature = "daemon") => {
+                Some("accept_fds needs the feature `daemon`, which is off".to_owned())
+            }
+            most if most > FDS_MAX => Some(format!("accept_fds: {most} is more than {FDS_MAX}")),
+            _ => None,
         }
     }
 
@@ -79,3 +118,6 @@ impl ListenAt {
         self
     }
 }
+
+/// One message cannot carry more: 253 on Linux (`SCM_MAX_FD`), a few less elsewhere.
+pub(super) const FDS_MAX: u8 = 250;

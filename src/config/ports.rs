@@ -9,6 +9,7 @@ use std::net::Ipv6Addr;
 use std::path::Path;
 
 use super::draft::Draft;
+use super::listen::FDS_MAX;
 use super::node::{At, Entry, Kind, Mistakes, Node, hint};
 use super::table::{DATAGRAMS, REUSE_PORT, TLS};
 use super::{Ipv, ListenAddr, ListenAt, checks};
@@ -69,6 +70,7 @@ struct Spec {
     mode: Option<u32>,
     owner: Option<String>,
     group: Option<String>,
+    accept_fds: u8,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -163,8 +165,12 @@ fn table_key(entry: &Entry, proto: Proto, spec: &mut Spec) -> Result<(), String>
             only(Proto::Unix, "Unix")?;
             spec.group = Some(owner(node)?);
         }
+        "accept_fds" => {
+            only(Proto::Unix, "Unix")?;
+            spec.accept_fds = accept_fds(node)?;
+        }
         "reuse_port" => return Err(REUSE_PORT.to_owned()),
-        "cert_file" | "key_file" | "proxy_from" | "accept_fds" => {
+        "cert_file" | "key_file" | "proxy_from" => {
             return Err("not available in this version".to_owned());
         }
         key => return Err(format!("unknown key `{}`{}", key.escape_debug(), hint(key, TABLE_KEYS))),
@@ -186,12 +192,8 @@ fn finish(spec: Spec, port: &Node, rank: &Rank<'_>) -> Result<ListenAt, Wrong> {
             let missing = || here("a Unix socket needs a path: \"/run/name.sock|unix\"".to_owned());
             let path = spec.path.filter(|path| !path.is_empty()).ok_or_else(missing)?;
             let path = draft.base.absolute(Path::new(&path)).map_err(here)?;
-            ListenAddr::Unix {
-                path,
-                mode: spec.mode.or(draft.unix_mode),
-                owner: spec.owner,
-                group: spec.group,
-            }
+            let mode = spec.mode.or(draft.unix_mode);
+            ListenAddr::Unix { path, mode, owner: spec.owner, group: spec.group, accept_fds: spec.accept_fds }
         }
         Proto::Tcp => {
             let port = spec.port.ok_or_else(|| here("the table has no port".to_owned()))?;
@@ -426,6 +428,13 @@ fn mode(node: &Node) -> Result<u32, String> {
         .ok_or_else(|| format!("{node} is no mode; write permission bits in octal: 0o660 or \"0660\""))
 }
 
+fn accept_fds(node: &Node) -> Result<u8, String> {
+    let count = node.count().ok().and_then(|count| u8::try_from(count).ok());
+    count
+        .filter(|count| *count <= FDS_MAX)
+        .ok_or_else(|| format!("{} is no number of descriptors: 0 to {FDS_MAX}", node.last()))
+}
+
 /// A user or group: its name, or its number.
 pub(super) fn owner(node: &Node) -> Result<String, String> {
     let node = node.last();
@@ -461,8 +470,8 @@ fn out_of_range(port: impl std::fmt::Display) -> String {
 }
 
 const SEPARATORS: [char; 4] = [':', '/', '|', ','];
-const TABLE_KEYS: [&str; 10] =
-    ["port", "path", "host", "proto", "ipv", "listen", "name", "mode", "owner", "group"];
+const TABLE_KEYS: [&str; 11] =
+    ["port", "path", "host", "proto", "ipv", "listen", "name", "mode", "owner", "group", "accept_fds"];
 const PROTO_WORDS: [&str; 8] = ["tcp", "unix", "udp", "unixdgram", "sock_dgram", "ssl", "ssleay", "tls"];
 /// `listen(2)` takes an `int`.
 const BACKLOG_MAX: u64 = 2_147_483_647;

@@ -30,6 +30,8 @@ use crate::{Error, ErrorKind, Result};
 pub(super) struct Door {
     pub(super) listener: Listener,
     pub(super) name: ListenerName,
+    /// Descriptors that its clients may have waiting.
+    fds: u8,
     /// An event said that somebody waits, and no accept has contradicted it since.
     pub(super) ready: bool,
     /// By the application.
@@ -47,6 +49,7 @@ impl Door {
     pub(super) fn new(listener: Listener) -> Self {
         Self {
             name: ListenerName::of(listener.name()),
+            fds: listener.at().fds(),
             listener,
             ready: true,
             paused: false,
@@ -139,7 +142,8 @@ impl<S: Server> Mux<S> {
                     (door.backoff, door.reopened) = (PARK_MIN, false);
                     self.conns.serial += 1;
                     let peer = Peer::new(addr, self.conns.serial, door.name);
-                    self.welcome(stream, peer);
+                    let fds = door.fds;
+                    self.welcome(stream, peer, fds);
                 }
                 Err(error) => match AcceptError::of(&error) {
                     AcceptError::Empty => {
@@ -168,7 +172,7 @@ impl<S: Server> Mux<S> {
     }
 
     /// One new client: limits, hooks, client object, `connection`.
-    fn welcome(&mut self, stream: Stream, peer: Peer) {
+    fn welcome(&mut self, stream: Stream, peer: Peer, fds: u8) {
         self.conns.metrics.accepted += 1;
         log::info!(target: CLIENTS, "connect {} on {}", peer.addr(), peer.listener());
         if let Some(limit) = self.census.reached(&self.conns, &peer.addr()) {
@@ -198,6 +202,7 @@ impl<S: Server> Mux<S> {
             return;
         };
         self.clients.put(id, Member { peer, client });
+        self.conns.accept_fds(id, fds);
         self.opened(id);
     }
 
@@ -387,6 +392,7 @@ pub(super) struct Quiets {
     pub(super) panicked: Quiet,
     pub(super) limit: Quiet,
     pub(super) slow: Quiet,
+    pub(super) lost: Quiet,
 }
 
 impl Quiets {
@@ -400,6 +406,7 @@ impl Quiets {
             panicked: quiet(),
             limit: quiet(),
             slow: quiet(),
+            lost: quiet(),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::callback::CloseReason;
 use super::connect::Opening;
+use super::descriptors::Arrivals;
 use super::peer::Peer;
 use super::timers::Heard;
 use crate::buffer::{Input, Output};
@@ -85,6 +86,8 @@ impl Flag {
     const SHUT: Self = Self(1 << 21);
     /// Taken over from the image before, whose standby has it open until it has ended.
     pub(super) const INHERITED: Self = Self(1 << 22);
+    /// Its peer may pass descriptors: see `descriptors`.
+    pub(super) const TAKES_FDS: Self = Self(1 << 23);
 
     pub(super) const fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -137,6 +140,8 @@ pub(super) struct Rare {
     pub(super) stalled: Option<Instant>,
     /// Out of allowance until then.
     pub(super) throttled: Option<Instant>,
+    /// Kept only where the listener has `accept_fds`.
+    pub(super) arrivals: Arrivals,
     /// Offloaded jobs whose result has not come.
     pub(super) jobs: u32,
     /// Who it was: its client has had its `close` in an image before this one, and only the socket is left.

@@ -9,10 +9,10 @@ use std::io::{self, IoSlice};
 use super::Mux;
 use super::accept::suppressed;
 use super::callback::{CloseReason, MuxCallback};
-use super::conn::{Conn, Flag, Phase, WriteSide};
+use super::conn::{Conn, Flag, Phase, Rare, WriteSide};
 use super::server::{Outcome, Server};
 use super::timers::TimerKey;
-use crate::buffer::Output;
+use crate::buffer::{FD_BYTE, Output};
 use crate::logging::CLIENTS;
 use crate::metrics::Metrics;
 use crate::net::Stream;
@@ -255,7 +255,7 @@ fn send(conn: &mut Conn, suspects: &mut Vec<ConnId>, id: ConnId, metrics: &mut M
         None if output.is_empty() => return Sent::Idle,
         _ if blocked => return Sent::Blocked,
         Some(bytes) => (bytes.len(), stream.write(bytes)),
-        None => write_pieces(output, stream),
+        None => write_pieces(output, stream, conn.rare.as_deref_mut(), metrics),
     };
     metrics.send_calls += 1;
     match taken {
@@ -286,16 +286,46 @@ fn send(conn: &mut Conn, suspects: &mut Vec<ConnId>, id: ConnId, metrics: &mut M
 
 /// The kernel takes nothing now. Where it is out of memory no event will tell, so the sweep tries again.
 pub(super) fn is_refusal_for_now(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM))
+    // The last: too many descriptors are on their way to others who have not received them.
+    let passing = [libc::EAGAIN, libc::ENOBUFS, libc::ENOMEM, libc::ETOOMANYREFS];
+    error.raw_os_error().is_some_and(|errno| passing.contains(&errno))
 }
 
-/// How much was offered, and what became of it.
+/// How much was offered, and what became of it. Descriptors part the bytes into several sends, which follow one another
+/// here as long as the kernel takes all; the last of them is the caller's to account for.
 #[cold]
-fn write_pieces(output: &Output, stream: &mut Stream) -> (usize, io::Result<usize>) {
-    let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-    let used = output.front(&mut slices);
-    let slices = &slices[..used];
-    (slices.iter().map(|slice| slice.len()).sum(), stream.write_vectored(slices))
+fn write_pieces(
+    output: &mut Output,
+    stream: &mut Stream,
+    mut rare: Option<&mut Rare>,
+    metrics: &mut Metrics,
+) -> (usize, io::Result<usize>) {
+    loop {
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let used = output.front(&mut slices);
+        let fd = output.fd_behind(used);
+        let (offered, taken) = match fd {
+            Some(fd) if used == 0 => (FD_BYTE.len(), stream.write_fd(FD_BYTE, fd)),
+            _ => {
+                let slices = &slices[..used];
+                (slices.iter().map(|slice| slice.len()).sum(), stream.write_vectored(slices))
+            }
+        };
+        if used == 0 && taken.is_ok() {
+            metrics.fds_out += 1;
+        }
+        match taken {
+            Ok(taken) if fd.is_some() && taken == offered && taken < output.len() => {
+                metrics.send_calls += 1;
+                metrics.bytes_out += taken as u64;
+                output.advance(taken);
+                if let Some(rare) = rare.as_mut() {
+                    rare.stalled = None;
+                }
+            }
+            taken => return (offered, taken),
+        }
+    }
 }
 
 /// Pieces of output that one send offers.

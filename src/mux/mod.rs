@@ -10,6 +10,7 @@ mod conn;
 mod connect;
 mod conns;
 mod context;
+mod descriptors;
 mod fanout;
 mod flush;
 mod gather;

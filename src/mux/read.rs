@@ -3,17 +3,18 @@
 //! One shared buffer is read into; what a client leaves unconsumed moves to a buffer of its own, so an idle
 //! connection holds none. A read that fills less than it was offered has emptied the socket: no second call is made
 //! to be told so, unless the peer has ended its side, urgent data lies in between, or the descriptor is an adopted one
-//! (a terminal gives a line at a time). A Unix client that attaches descriptors to its bytes, which nobody here takes,
-//! also ends a read early: what it sends behind them waits until it sends more.
+//! (a terminal gives a line at a time). A Unix client that attaches descriptors to its bytes also ends a read early: where
+//! nobody takes them, what it sends behind them waits until it sends more; where they are taken, it is read on
+//! (`descriptors`).
 
 use std::io;
 use std::time::Duration;
 
-use super::Mux;
 use super::callback::{CloseReason, MuxCallback};
 use super::conn::{Conn, Flag, Phase, WriteSide};
 use super::server::Server;
 use super::timers::{Heard, TimerKey};
+use super::{Mux, descriptors};
 use crate::buffer::Input;
 use crate::logging::CLIENTS;
 use crate::slots::ConnId;
@@ -39,7 +40,7 @@ impl Left {
 }
 
 /// What one read gave.
-enum Read {
+pub(super) enum Read {
     Bytes(usize),
     Nothing,
     End,
@@ -133,13 +134,20 @@ impl<S: Server> Mux<S> {
             if bytes == 0 || lines == 0 {
                 return self.conns.lists.ready(id, conn);
             }
-            if conn.take(Flag::AGAIN) {
-                if let Some(held) = conn.held.take() {
-                    self.give_held(id, held, &mut lines);
+            // Both are asked at once: one question is all that the others pay for those who are passed descriptors.
+            let read = if conn.is(Flag::AGAIN.or(Flag::TAKES_FDS)) {
+                if conn.take(Flag::AGAIN) {
+                    if let Some(held) = conn.held.take() {
+                        self.give_held(id, held, &mut lines);
+                    }
+                    continue;
                 }
-                continue;
-            }
-            match receive(conn, scratch, bytes, &mut self.conns.metrics) {
+                let lost = (&mut self.quiet.lost, self.conns.now);
+                descriptors::receive(id, conn, scratch, bytes, &mut self.conns.metrics, lost)
+            } else {
+                receive(conn, scratch, bytes, &mut self.conns.metrics)
+            };
+            match read {
                 Read::Bytes(count) => {
                     bytes -= count;
                     let short = !conn.is(Flag::READABLE);
@@ -385,7 +393,7 @@ fn receive(
         Ok(count) => {
             scratch.filled(count);
             metrics.bytes_in += count as u64;
-            if count < offered && !conn.is(Flag::ENDING.or(Flag::URGENT)) && exclusive {
+            if count < offered && !conn.is(LONG_READ) && exclusive {
                 conn.clear(Flag::READABLE);
             }
             conn.clear(Flag::DOUBTED.or(Flag::DOUBTED_TWICE));
@@ -421,6 +429,9 @@ fn throttle(conn: &mut Conn, rate: u32, used: u32, stopped: bool) -> bool {
     conn.set(Flag::THROTTLED);
     true
 }
+
+/// Whoever is this may have more to read after a short read.
+const LONG_READ: Flag = Flag::ENDING.or(Flag::URGENT).or(Flag::TAKES_FDS);
 
 const LINE_TOO_LONG: &[u8] = b"Line too long.\r\n";
 const INPUT_TOO_LONG: &[u8] = b"Too much at once.\r\n";

@@ -455,9 +455,12 @@ fn open(addr: SocketAddr, versions: Versions, backlog: i32, limits: &Limits) -> 
 }
 
 fn bind_unix(at: &ListenAt) -> Result<(PathBuf, mio::net::UnixListener, OwnedPath)> {
-    let ListenAddr::Unix { path, mode, owner, group } = &at.addr else {
+    let ListenAddr::Unix { path, mode, owner, group, .. } = &at.addr else {
         return Err(Error::new(ErrorKind::Bind, format!("{} is no path", at.name)));
     };
+    if let Some(why) = at.fds_fault() {
+        return Err(Error::new(ErrorKind::Bind, format!("cannot listen on {}: {why}", at.name)));
+    }
     let path = std::path::absolute(path).map_err(|cause| {
         Error::with_source(
             ErrorKind::Bind,

@@ -24,6 +24,17 @@ pub struct Stream {
     kind: Kind,
 }
 
+/// What one read gave.
+#[derive(Debug)]
+pub(crate) struct Received {
+    /// How many bytes; 0 at the end of the stream.
+    pub(crate) length: usize,
+    /// The descriptors that came with them, close-on-exec.
+    pub(crate) fds: Vec<OwnedFd>,
+    /// Others were lost: this process has no room for them.
+    pub(crate) cut: bool,
+}
+
 /// What a stream rests on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StreamKind {
@@ -192,6 +203,45 @@ impl Stream {
             Kind::Unix(stream) => uninterrupted(|| stream.read(buf)),
             Kind::Descriptor(adopted) => uninterrupted(|| adopted.file.read(buf)),
         }
+    }
+
+    /// As [`read`](Self::read), with the descriptors that the peer has passed: one `recvmsg(2)`. Only a Unix socket has
+    /// any, and only with the feature `daemon`.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub(crate) fn read_with_fds(&mut self, buf: &mut [u8]) -> io::Result<Received> {
+        #[cfg(feature = "daemon")]
+        if self.passes_fds() {
+            let (length, fds, cut) = sys::receive_some(&*self, buf)?;
+            return Ok(Received { length, fds, cut });
+        }
+        Ok(Received { length: self.read(buf)?, fds: Vec::new(), cut: false })
+    }
+
+    /// Writes `buf` and passes a copy of `fd` with it: one `sendmsg(2)`, which takes all or nothing of a single byte.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write); `ETOOMANYREFS` while too many descriptors are on their way; `Unsupported` without the
+    /// feature `daemon`.
+    pub(crate) fn write_fd(&self, buf: &[u8], fd: BorrowedFd<'_>) -> io::Result<usize> {
+        #[cfg(feature = "daemon")]
+        return sys::send_with_fds(self, buf, &[fd]).map(|()| buf.len());
+        #[cfg(not(feature = "daemon"))]
+        Err(io::Error::new(io::ErrorKind::Unsupported, format!("no descriptor ({fd:?}) with {buf:?}")))
+    }
+
+    /// Whether descriptors can be passed over it: a Unix socket, and the feature `daemon`.
+    pub(crate) fn passes_fds(&self) -> bool {
+        let unix = match &self.kind {
+            Kind::Tcp(_) => false,
+            Kind::Unix(_) => true,
+            Kind::Descriptor(adopted) => {
+                adopted.is_socket
+                    && SockRef::from(&adopted.file).local_addr().is_ok_and(|addr| addr.is_unix())
+            }
+        };
+        unix && cfg!(feature = "daemon")
     }
 
     /// Writes from `buf`, one `send(2)` or `write(2)`: how many bytes the kernel took, possibly fewer.

@@ -86,6 +86,16 @@ pub(crate) fn receive_with_fds(socket: impl AsFd, buffer: &mut [u8]) -> io::Resu
     receive_into(socket.as_fd(), buffer, &mut [0; CONTROL_WORDS])
 }
 
+/// Receives what a stream has: how many bytes of `buffer`, 0 at its end; the descriptors that came with the last of them,
+/// close-on-exec; and whether others were lost because none are left. Waits unless the socket does not block.
+///
+/// # Errors
+/// Those of `recvmsg(2)`.
+pub(crate) fn receive_some(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>, bool)> {
+    let message = receive_whole(socket.as_fd(), buffer, &mut [0; CONTROL_WORDS])?;
+    Ok((message.length, message.fds, message.cut))
+}
+
 /// Waits until `fd` has something to read, or its end, or an error, which reading then tells; false when `timeout` is
 /// over. A signal in between does not lengthen it. The resolution is one millisecond, rounded up.
 ///
@@ -113,20 +123,30 @@ fn receive_into(
     buffer: &mut [u8],
     control: &mut [u64],
 ) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let message = receive_whole(socket, buffer, control)?;
+    if message.cut {
+        let context = "a message was cut: it is too long, or no descriptors are left for what came with it";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, context));
+    }
+    Ok((message.length, message.fds))
+}
+
+/// One message, or what a stream has, whatever signal interrupts; the descriptors close-on-exec.
+fn receive_whole(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    control: &mut [u64],
+) -> io::Result<super::Message> {
     let message = loop {
         match super::receive_message(socket, buffer, control) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             received => break received?,
         }
     };
-    if message.cut {
-        let context = "a message was cut: it is too long, or no descriptors are left for what came with it";
-        return Err(io::Error::new(io::ErrorKind::InvalidData, context));
-    }
     if cfg!(target_vendor = "apple") {
         message.fds.iter().try_for_each(|fd| super::set_cloexec(fd, true))?;
     }
-    Ok((message.length, message.fds))
+    Ok(message)
 }
 
 /// Descriptors in one message; the kernel's own limit is 253 (`SCM_MAX_FD`).

@@ -82,6 +82,9 @@ fn what_is_no_port_is_refused_with_a_sentence() {
         ("{ path = '/x', mode = '0888' }", "write permission bits in octal"),
         ("{ path = '' }", "needs a path"),
         ("{ port = 1, cert_file = 'x' }", "not available in this version"),
+        ("{ port = 1, accept_fds = 1 }", "only a Unix listener has it"),
+        ("{ path = '/x', accept_fds = 251 }", "251 is no number of descriptors: 0 to 250"),
+        ("{ path = '/x', accept_fds = -1 }", "no number of descriptors"),
         ("{ port = 1, ipv = 5 }", "no IP version"),
         ("{ port = 1, listen = 0 }", "no backlog"),
     ];
@@ -150,6 +153,27 @@ fn a_unix_listener_has_mode_owner_and_group() {
         };
         assert_eq!((mode, owner.as_deref(), group.as_deref()), (Some(0o660), Some("chat"), Some("33")));
     }
+}
+
+#[cfg(feature = "daemon")]
+#[test]
+fn a_unix_listener_says_how_many_descriptors_may_wait() {
+    for (entry, most) in
+        [("", 0), (", accept_fds = 0", 0), (", accept_fds = 1", 1), (", accept_fds = 250", 250)]
+    {
+        let config = config(&format!("port = {{ path = '/run/x'{entry} }}"));
+        assert!(
+            matches!(config.listen[0].addr, ListenAddr::Unix { accept_fds, .. } if accept_fds == most),
+            "{entry}"
+        );
+    }
+}
+
+#[cfg(not(feature = "daemon"))]
+#[test]
+fn descriptors_need_their_feature() {
+    let line = refused_line("port = { path = '/run/x', accept_fds = 1 }");
+    assert!(line.contains("accept_fds needs the feature `daemon`"), "{line}");
 }
 
 #[test]

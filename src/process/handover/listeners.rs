@@ -72,8 +72,13 @@ pub(super) fn write(out: &mut StateWriter, listener: &Listener, paused: bool) ->
             };
             out.u8(0).text(host).u16(*port).u8(ipv);
         }
-        ListenAddr::Unix { path, mode, owner, group } => {
-            out.u8(1).bytes(path.as_os_str().as_bytes());
+        ListenAddr::Unix { path, mode, owner, group, accept_fds } => {
+            // A kind of its own, so that the others are written as ever.
+            match accept_fds {
+                0 => out.u8(1),
+                most => out.u8(2).u8(*most),
+            };
+            out.bytes(path.as_os_str().as_bytes());
             out.option(*mode, |out, mode| {
                 out.u32(mode);
             });
@@ -113,7 +118,8 @@ pub(super) fn read(from: &mut StateReader<'_>) -> Result<Described, StateError> 
             };
             ListenAddr::Tcp { host, port, ipv }
         }
-        1 => ListenAddr::Unix {
+        kind @ (1 | 2) => ListenAddr::Unix {
+            accept_fds: if kind == 2 { from.u8()? } else { 0 },
             path: path_of(from.bytes()?),
             mode: from.option(StateReader::u32)?,
             owner: from.option(|from| from.text().map(str::to_owned))?,

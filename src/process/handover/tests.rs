@@ -257,6 +257,7 @@ fn written() -> Vec<u8> {
             mode: Some(0o660),
             owner: Some("golden".to_owned()),
             group: None,
+            accept_fds: 0,
         },
         backlog: Some(128),
     };
@@ -345,7 +346,9 @@ fn read_all(bytes: Vec<u8>) -> Result<String> {
     let _ = writeln!(out, "  log {:?}", will.log.map(|(path, file)| (path, file.is_some())));
     let _ = writeln!(out, "  their descriptors {files:?}");
     for listener in &will.listeners {
-        let _ = writeln!(out, "listener\n  {listener:?}");
+        // What version 1.0 did not know yet is not in its words where it has its default.
+        let listener = format!("{listener:?}").replace(", accept_fds: 0", "");
+        let _ = writeln!(out, "listener\n  {listener}");
     }
     Ok(out + &text(state.loop_reader()?)?)
 }
