@@ -1,6 +1,14 @@
 //! The message server: requests of many kinds on one socket, served by pluggable handlers behind a login, wire-compatible
 //! with the clients of Passenger's `MessageServer`.
 
-mod dialect;
+mod account;
+mod credential;
+mod database;
+mod rights;
+mod secret;
 
-pub use dialect::Dialect;
+pub use account::Account;
+pub use credential::{Credential, PASSWORD_MAX_BYTES, TOKEN_MIN_BYTES, hash_password};
+pub use database::{AccountsDatabase, Challenge};
+pub use rights::{RightNames, Rights};
+pub use secret::url_safe_secret;
