@@ -7,7 +7,7 @@
 //! | scalar | `u32` length of the body; the body | 2³² − 1 bytes of body |
 //! | descriptor | [`DESCRIPTOR_BYTE`], sent together with one descriptor | 1 |
 //!
-//! Nothing on the wire says which kind comes next: both ends have to know it. For what lies in a buffer there are [`array`]
+//! Nothing on the wire says which kind comes next: both ends have to know it. For what lies in a buffer there are [`array()`]
 //! and [`scalar`], which borrow; for what comes in pieces there are [`ArrayReader`] and its siblings, which own what they
 //! have read. [`write_array`] and [`write_scalar`] append to a buffer.
 //!
