@@ -54,11 +54,11 @@ impl Dialect {
 }
 
 /// The first element of every verdict in the dialect `Status`.
-const STATUS: &str = "status";
+pub(super) const STATUS: &str = "status";
 /// The verdict of a login that succeeded.
-const OK: &str = "ok";
+pub(super) const OK: &str = "ok";
 /// The verdict of one that did not, in the dialect `Status`.
-const ERROR: &str = "error";
+pub(super) const ERROR: &str = "error";
 
 #[cfg(test)]
 mod tests {
