@@ -9,16 +9,15 @@ mod common;
 mod lab;
 
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
+use common::rights::{is_at_end, open_again, pass, pipe, receive, rest_of};
 use common::{Client, DEADLINE, TempDir};
 use lab::{Hand, Lab, Net};
 use lineplex::config::{Limits, ListenAt};
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 /// A server turned by hand, on a Unix listener that takes `most` descriptors.
 struct Passing {
@@ -64,54 +63,6 @@ fn taker() -> Lab {
         }
         Ok(())
     })
-}
-
-fn pipe() -> (File, OwnedFd) {
-    let (reading, writing) = nix::unistd::pipe2(OFlag::O_CLOEXEC).expect("descriptors are left");
-    (reading.into(), writing)
-}
-
-/// Sends `bytes` and passes copies of `fds`.
-#[track_caller]
-fn pass(to: &UnixStream, bytes: &[u8], fds: &[&OwnedFd]) {
-    let numbers: Vec<RawFd> = fds.iter().map(|fd| fd.as_raw_fd()).collect();
-    let rights = [ControlMessage::ScmRights(&numbers)];
-    let sent = sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(bytes)], &rights, MsgFlags::empty(), None);
-    assert_eq!(sent, Ok(bytes.len()));
-}
-
-/// What one receive gives: the bytes, and the number of the descriptor that came with them.
-#[track_caller]
-fn receive(from: &UnixStream) -> (Vec<u8>, Option<RawFd>) {
-    let (mut bytes, mut space) = (vec![0; 64 * 1024], nix::cmsg_space!([RawFd; 4]));
-    let mut parts = [IoSliceMut::new(&mut bytes)];
-    let received =
-        recvmsg::<UnixAddr>(from.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)
-            .expect("something is here");
-    let mut numbers = Vec::new();
-    for control in received.cmsgs().expect("there is room for them") {
-        if let ControlMessageOwned::ScmRights(more) = control {
-            numbers.extend(more);
-        }
-    }
-    assert!(numbers.len() <= 1, "one at a time");
-    let count = received.bytes;
-    bytes.truncate(count);
-    (bytes, numbers.pop())
-}
-
-/// Whether nobody holds the writing end any more.
-fn is_at_end(reading: &File) -> bool {
-    let mut polled = [PollFd::new(reading.as_fd(), PollFlags::POLLIN)];
-    poll(&mut polled, PollTimeout::ZERO).expect("a pipe can be polled");
-    polled[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
-}
-
-#[track_caller]
-fn rest_of(mut reading: File) -> String {
-    let mut text = String::new();
-    reading.read_to_string(&mut text).expect("the other end is closed");
-    text
 }
 
 #[test]
@@ -252,8 +203,7 @@ fn a_descriptor_is_passed_between_the_bytes_around_it_in_one_turn_and_our_copy_i
     assert_eq!(text, b"give before\n\0\0behind\nagain before\n\0\0behind\n");
     assert_eq!((numbers.len(), hand.metrics().fds_out), (4, 4));
     for (number, reading) in numbers.into_iter().zip(readings) {
-        let mut passed = File::options().write(true).open(format!("/proc/self/fd/{number}")).unwrap();
-        nix::unistd::close(number).unwrap();
+        let mut passed = open_again(number);
         assert!(!is_at_end(&reading));
         passed.write_all(b"through").unwrap();
         drop(passed);

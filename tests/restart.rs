@@ -10,6 +10,8 @@ mod running;
 
 #[path = "restart/clients.rs"]
 mod clients;
+#[path = "restart/descriptors.rs"]
+mod descriptors;
 #[path = "restart/leaving.rs"]
 mod leaving;
 #[path = "restart/listeners.rs"]

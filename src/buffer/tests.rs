@@ -323,6 +323,38 @@ fn the_hard_limit_of_output_is_exact() {
 }
 
 #[test]
+fn a_descriptor_parts_the_output_and_is_closed_when_its_byte_has_left() {
+    let (reading, writing) = std::os::unix::net::UnixStream::pair().unwrap();
+    reading.set_nonblocking(true).unwrap();
+    let is_open = || std::io::Read::read(&mut &reading, &mut [0]).is_err();
+    let mut output = Output::default();
+    assert!(!output.append_fd(writing.try_clone().unwrap().into(), 0), "over the limit");
+    assert!(output.append(b"xxab", 4) && !output.append_fd(writing.try_clone().unwrap().into(), 4));
+    output.advance(2);
+    assert!(output.append_fd(writing.into(), 3) && output.append(b"cd", 5));
+    let places = |output: &Output| output.fds().map(|(at, _)| at).collect::<Vec<_>>();
+    assert_eq!((places(&output), output.len(), output.to_vec()), (vec![2], 5, b"ab\0cd".to_vec()));
+
+    let front = |output: &Output| {
+        let mut slices = [IoSlice::new(&[]); 8];
+        let used = output.front(&mut slices);
+        (
+            slices[..used].iter().flat_map(|slice| slice.to_vec()).collect::<Vec<u8>>(),
+            output.fd_behind(used).is_some(),
+        )
+    };
+    assert_eq!(front(&output), (b"ab".to_vec(), true));
+    output.advance(1);
+    assert_eq!((front(&output), places(&output)), ((b"b".to_vec(), true), vec![1]));
+    output.advance(1);
+    assert_eq!((front(&output), places(&output)), ((Vec::new(), true), vec![0]));
+    assert!(output.single().is_none() && is_open());
+    output.advance(1);
+    assert!(!is_open(), "its byte has left");
+    assert_eq!((front(&output), output.single()), ((b"cd".to_vec(), false), Some(b"cd".as_slice())));
+}
+
+#[test]
 fn the_memory_of_an_empty_output_counts_its_places_for_pieces() {
     let (mut output, shared) = (Output::default(), Rc::from([0_u8; SHARE_MIN_BYTES]));
     (0..1000).for_each(|_| assert!(output.append_shared(&shared, usize::MAX)));

@@ -5,7 +5,8 @@
 //! in which it came. Everybody else is read as ever, and the system closes what comes with the bytes.
 //!
 //! Sent: a descriptor is one byte of output, zero, which stands in its place between the others and leaves in a call of
-//! its own. Whoever holds one, the queue or the output, owns it: it is closed when it has left or the connection goes.
+//! its own. Whoever holds one, the queue or the output, owns it: it is closed when it has left or the connection goes. A
+//! restart takes both along (`saved_conn`).
 
 use std::collections::VecDeque;
 use std::io;

@@ -357,9 +357,14 @@ impl<S: Server> Mux<S> {
         self.signals.as_mut().is_some_and(crate::signals::Signals::hold)
     }
 
-    /// The descriptors of these connections.
+    /// The descriptors of these connections: of each its own, then those that it has been passed, then those that it
+    /// passes on.
     pub(crate) fn descriptors(&self, of: &[ConnId]) -> impl Iterator<Item = BorrowedFd<'_>> {
-        of.iter().filter_map(|id| self.conns.slots.at(*id)?.stream.as_ref().map(AsFd::as_fd))
+        of.iter().filter_map(|id| self.conns.slots.at(*id)).flat_map(|conn| {
+            let waiting = conn.rare.iter().flat_map(|rare| rare.arrivals.waiting.iter().map(AsFd::as_fd));
+            let unsent = conn.output.iter().flat_map(|output| output.fds().map(|(_, fd)| fd));
+            conn.stream.as_ref().map(AsFd::as_fd).into_iter().chain(waiting).chain(unsent)
+        })
     }
 
     /// Takes up what the image before left: the server's own state, the connections with their clients, the timers. To
@@ -425,6 +430,7 @@ impl<S: Server> Mux<S> {
         let id = saved.id;
         let fail = |error| Error::with_source(ErrorKind::State, format!("connection {id}"), error);
         let fd = take(saved.fd).map_err(fail)?;
+        let passed: Vec<OwnedFd> = saved.passed().map(take).collect::<io::Result<_>>().map_err(fail)?;
         if let Some(left) = saved.deadline {
             wishes.push((TimerKey::Deadline(id), clock.at + left));
         }
@@ -440,7 +446,8 @@ impl<S: Server> Mux<S> {
         if let Some(addr) = saved.counted() {
             self.census.enter(&self.conns.limits, &addr);
         }
-        let conn = saved.into_conn(fd, &self.conns.limits, &self.conns.timers, clock).map_err(fail)?;
+        let conn =
+            saved.into_conn(fd, passed, &self.conns.limits, &self.conns.timers, clock).map_err(fail)?;
         self.conns.refused += usize::from(conn.rare.as_ref().is_some_and(|rare| rare.refused));
         if let Some(member) = stand_in {
             self.clients.put(id, member);

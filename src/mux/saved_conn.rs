@@ -1,14 +1,16 @@
 //! One connection as a record: what of it goes along in a restart.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use super::conn::{Conn, Flag, Phase, Rare, WriteSide};
+use super::descriptors::Arrivals;
 use super::peer::{ListenerName, Peer};
 use super::timers::{Heard, TimerId, Timers};
-use crate::buffer::{Input, Output};
+use crate::buffer::{FD_BYTE, Input, Output};
 use crate::config::Limits;
 use crate::net::{Credentials, PeerAddr, Stream, StreamKind};
 use crate::slots::ConnId;
@@ -87,6 +89,17 @@ pub(super) struct SavedConn<'a> {
     input: Option<(&'a [u8], u8, u32)>,
     output: &'a [u8],
     rare: Option<SavedRare>,
+    passing: SavedPassing,
+}
+
+/// The descriptors that it holds.
+#[derive(Default)]
+struct SavedPassing {
+    /// At most so many wait to be taken.
+    most: u8,
+    waiting: Vec<RawFd>,
+    /// Each with the place of its byte in the output.
+    unsent: Vec<(usize, RawFd)>,
 }
 
 #[derive(Default)]
@@ -145,6 +158,7 @@ impl<'a> SavedConn<'a> {
         let rare = conn.rare.as_deref().or_else(|| heard.and(Some(&none)));
         record.option(rare, |out, rare| write_rare(out, rare, heard, clock));
         write_role(&mut record, role);
+        write_passing(&mut record, conn);
         out.record(&record);
         true
     }
@@ -152,8 +166,7 @@ impl<'a> SavedConn<'a> {
     pub(super) fn read(from: &mut StateReader<'a>) -> Result<Self, StateError> {
         let mut record = from.record()?;
         let record = &mut record;
-        let (id, fd) = (record.conn()?, record.u32()?);
-        let fd = RawFd::try_from(fd).map_err(|_| StateError::invalid("a descriptor", fd.into()))?;
+        let (id, fd) = (record.conn()?, read_fd(record)?);
         let kind = match record.u8()? {
             0 => StreamKind::Tcp,
             1 => StreamKind::Unix,
@@ -184,6 +197,8 @@ impl<'a> SavedConn<'a> {
             DENIED | REFUSED | LEFT => None,
             other => return Err(StateError::invalid("a role", other.into())),
         };
+        // Only those who pass descriptors have it.
+        let passing = if record.is_empty() { SavedPassing::default() } else { read_passing(record, output)? };
         let fits = match role {
             CLIENT => phase == Phase::Open && peer.is_some(),
             DENIED => phase != Phase::Open && peer.is_some(),
@@ -207,7 +222,14 @@ impl<'a> SavedConn<'a> {
             input,
             output,
             rare,
+            passing,
         })
+    }
+
+    /// The descriptors that [`into_conn`](Self::into_conn) wants besides its own, in this order.
+    pub(super) fn passed(&self) -> impl Iterator<Item = RawFd> {
+        let unsent = self.passing.unsent.iter().map(|(_, fd)| *fd);
+        self.passing.waiting.iter().copied().chain(unsent)
     }
 
     /// Whose client is to be made again, and from what.
@@ -221,10 +243,11 @@ impl<'a> SavedConn<'a> {
         (self.role != CLIENT || peer.serial() > 0).then(|| peer.addr())
     }
 
-    /// The connection again, with its descriptor.
+    /// The connection again, with its descriptor and those that it [passed](Self::passed).
     pub(super) fn into_conn(
         self,
         fd: OwnedFd,
+        passed: Vec<OwnedFd>,
         limits: &Limits,
         timers: &Timers,
         clock: &Clock,
@@ -248,12 +271,13 @@ impl<'a> SavedConn<'a> {
             held.set_marks(marks, skipped);
             conn.held = Some(held);
         }
+        let mut waiting = VecDeque::from(passed);
+        let unsent = waiting.split_off(self.passing.waiting.len().min(waiting.len()));
         if !self.output.is_empty() {
-            let mut output = Box::new(Output::default());
-            output.append(self.output, usize::MAX);
-            conn.output = Some(output);
+            conn.output = Some(output_of(self.output, &self.passing.unsent, unsent));
         }
-        let has_rare = self.rare.is_some() || self.role != CLIENT;
+        conn.put(Flag::TAKES_FDS, self.passing.most > 0);
+        let has_rare = self.rare.is_some() || self.role != CLIENT || self.passing.most > 0;
         let SavedRare { linger, discarded, heard, line_began, allowance, throttled, stalled } =
             self.rare.unwrap_or_default();
         conn.heard = heard.map_or(Heard::NEVER, |passed| timers.heard(clock.since(passed)));
@@ -268,6 +292,7 @@ impl<'a> SavedConn<'a> {
             left: self.peer.as_ref().filter(|_| self.role == LEFT).map(Peer::addr),
             denied: self.peer.filter(|_| self.role == DENIED),
             late: flag(LATE),
+            arrivals: Arrivals { most: self.passing.most, waiting },
             ..Rare::default()
         };
         if has_rare {
@@ -304,6 +329,58 @@ fn write_output(out: &mut StateWriter, output: Option<&Output>) {
             None => out.bytes(&output.to_vec()),
         },
     };
+}
+
+/// The output again, each of `fds` with the byte whose place `unsent` says.
+fn output_of(bytes: &[u8], unsent: &[(usize, RawFd)], fds: VecDeque<OwnedFd>) -> Box<Output> {
+    let mut output = Box::new(Output::default());
+    let mut from = 0;
+    for ((at, _), fd) in unsent.iter().zip(fds) {
+        // The places are in order and within the bytes: the reader has seen to it.
+        output.append(bytes.get(from..*at).unwrap_or_default(), usize::MAX);
+        output.append_fd(fd, usize::MAX);
+        from = at + FD_BYTE.len();
+    }
+    output.append(bytes.get(from..).unwrap_or_default(), usize::MAX);
+    output
+}
+
+fn write_passing(out: &mut StateWriter, conn: &Conn) {
+    let arrivals = conn.rare.as_ref().map(|rare| &rare.arrivals);
+    let unsent = || conn.output.iter().flat_map(|output| output.fds());
+    let most = arrivals.map_or(0, |arrivals| arrivals.most);
+    if most == 0 && unsent().next().is_none() {
+        return;
+    }
+    out.u8(most);
+    out.list(arrivals.iter().flat_map(|arrivals| &arrivals.waiting), |out, fd| {
+        out.u32(fd.as_raw_fd().unsigned_abs());
+    });
+    out.list(unsent(), |out, (at, fd)| {
+        out.u64(at as u64).u32(fd.as_raw_fd().unsigned_abs());
+    });
+}
+
+fn read_passing(from: &mut StateReader<'_>, output: &[u8]) -> Result<SavedPassing, StateError> {
+    let most = from.u8()?;
+    let waiting = from.list(read_fd)?;
+    let mut end = 0;
+    let unsent = from.list(|from| {
+        let at = from.u64()?;
+        let place = usize::try_from(at).ok().filter(|at| (end..output.len()).contains(at));
+        let place = place.ok_or_else(|| StateError::invalid("the place of a descriptor", at))?;
+        end = place + FD_BYTE.len();
+        Ok((place, read_fd(from)?))
+    })?;
+    if waiting.len() > usize::from(most) {
+        return Err(StateError::invalid("waiting descriptors", waiting.len() as u64));
+    }
+    Ok(SavedPassing { most, waiting, unsent })
+}
+
+fn read_fd(from: &mut StateReader<'_>) -> Result<RawFd, StateError> {
+    let fd = from.u32()?;
+    RawFd::try_from(fd).map_err(|_| StateError::invalid("a descriptor", fd.into()))
 }
 
 fn write_rare(out: &mut StateWriter, rare: &Rare, heard: Option<Duration>, clock: &Clock) {

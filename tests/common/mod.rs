@@ -19,6 +19,8 @@
 
 pub(crate) mod lineload;
 pub(crate) mod perl;
+#[cfg(feature = "daemon")]
+pub(crate) mod rights;
 pub(crate) mod served;
 pub(crate) mod strace;
 

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::fs::OpenOptions;
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -153,6 +153,15 @@ impl Driven {
             "pair-say" => {
                 let pair = ctx.server.kept.pair.ok_or(io::ErrorKind::NotFound)?;
                 assert!(writeln!(ctx.conns.to(pair), "{rest}"), "the name reaches nobody");
+            }
+            // What was passed is told the rest of the line.
+            "take-fd" => match ctx.take_fd() {
+                Some(fd) => writeln!(std::fs::File::from(fd), "{rest}")?,
+                None => drop(ctx.write(b"no descriptor\n")),
+            },
+            "pass-fd" => {
+                let file = OpenOptions::new().read(true).open(rest)?;
+                assert!(ctx.write_fd(file), "it is a Unix socket");
             }
             _ => return self.obey_about_restarts(ctx, line, command, rest),
         }

@@ -45,3 +45,27 @@ impl SavedConn<'_> {
         text
     }
 }
+
+#[test]
+fn descriptors_are_believed_only_where_the_output_has_room_for_their_bytes() {
+    let read = |most: u8, waiting: &[u32], unsent: &[(u64, u32)]| {
+        let mut out = StateWriter::new();
+        out.u8(most);
+        out.list(waiting, |out, fd| {
+            out.u32(*fd);
+        });
+        out.list(unsent, |out, (at, fd)| {
+            out.u64(*at).u32(*fd);
+        });
+        read_passing(&mut out.reader(), b"a\0\0b")
+    };
+    let right = read(2, &[7, 8], &[(1, 9), (2, 10)]).unwrap();
+    assert_eq!((right.waiting, right.unsent), (vec![7, 8], vec![(1, 9), (2, 10)]));
+    assert!(read(1, &[7, 8], &[]).is_err(), "more than may wait");
+    assert!(read(0, &[], &[(2, 9), (1, 9)]).is_err(), "out of order");
+    assert!(read(0, &[], &[(1, 9), (1, 9)]).is_err(), "two in one place");
+    assert!(read(0, &[], &[(3, 9)]).is_ok());
+    assert!(read(0, &[], &[(4, 9)]).is_err(), "behind the end");
+    assert!(read(0, &[], &[(u64::MAX, 9)]).is_err());
+    assert!(read(1, &[u32::MAX], &[]).is_err(), "no descriptor has that number");
+}
