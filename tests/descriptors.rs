@@ -15,7 +15,7 @@ use std::os::unix::net::UnixStream;
 
 use common::rights::{is_at_end, open_again, pass, pipe, receive, rest_of};
 use common::{Client, DEADLINE, TempDir};
-use lab::{Hand, Lab, Net};
+use lab::{Hand, Lab, LabClient, Net};
 use lineplex::config::{Limits, ListenAt};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
@@ -242,6 +242,29 @@ fn only_a_unix_socket_can_be_passed_a_descriptor() {
     hand.turn();
     client.expect("give before\nbehind\n");
     assert!(is_at_end(&readings.recv().unwrap()));
+}
+
+#[test]
+fn an_adopted_socket_pair_can_be_passed_one_and_an_adopted_pipe_cannot() {
+    let (send, others) = std::sync::mpsc::channel();
+    let lab = Lab::new().on_line(move |ctx, _| {
+        let (one, other) = UnixStream::pair()?;
+        let pair = ctx.adopt(one, LabClient::named(ctx.server, "pair"))?;
+        let (end, mouth) = pipe();
+        let piped = ctx.adopt(end, LabClient::named(ctx.server, "pipe"))?;
+        let answers = [pair, piped].map(|id| ctx.conns.write_fd(id, mouth.try_clone().expect("one is left")));
+        ctx.server.tell(format!("passed {answers:?}"));
+        send.send(other).map_err(io::Error::other)
+    });
+    let mut hand = Hand::new(Limits::default(), lab);
+    let client = UnixStream::connect(&hand.addr).unwrap();
+    (&client).write_all(b"adopt\n").unwrap();
+    hand.wait_for("passed [true, false]");
+    hand.wait_for("pair connection");
+    hand.until(|mux| mux.conns().metrics().fds_out == 1);
+    let (bytes, number) = receive(&others.recv().unwrap());
+    assert_eq!(bytes, b"\0");
+    drop(open_again(number.unwrap()));
 }
 
 #[test]
