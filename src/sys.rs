@@ -16,6 +16,9 @@ mod processes;
 #[allow(dead_code, reason = "used by the process flow, which needs more features")]
 pub(crate) mod daemon;
 
+#[cfg(feature = "auth")]
+pub(crate) mod directory;
+
 use std::io;
 use std::os::fd::AsFd;
 #[cfg(feature = "daemon")]
@@ -25,6 +28,9 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+#[cfg(feature = "auth")]
+#[allow(unused_imports, reason = "called by the server, at its start")]
+pub(crate) use self::processes::harden_process;
 #[cfg(feature = "daemon")]
 pub(crate) use self::{
     memory::{read_sealed, sealed_memory},

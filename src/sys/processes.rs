@@ -165,6 +165,23 @@ pub(crate) fn end_with_parent() {
     let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
 }
 
+/// Keeps what this process has in memory from other processes of its user: no core is dumped (`setrlimit(2)`, `RLIMIT_CORE`),
+/// and where the system can do it, none may look into it with a debugger (`prctl(2)`, `PR_SET_DUMPABLE`). The limit is
+/// handed down to children and programs that it becomes, the other ends with the next exec: so every image says it again.
+///
+/// # Errors
+/// As `setrlimit(2)`, which has none for a limit that is lowered.
+#[cfg(feature = "auth")]
+#[allow(dead_code, reason = "called by the message server, at its start")]
+pub(crate) fn harden_process() -> io::Result<()> {
+    use nix::sys::resource::{Resource, setrlimit};
+
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    #[cfg(target_os = "linux")]
+    nix::sys::prctl::set_dumpable(false)?;
+    Ok(())
+}
+
 fn one_process(pid: i32) -> io::Result<Pid> {
     if pid > 0 {
         return Ok(Pid::from_raw(pid));
@@ -317,4 +334,40 @@ mod tests {
         let second = monotonic();
         assert!(first > Duration::ZERO && second >= first);
     }
+
+    /// What [`a_hardened_process_dumps_no_core_and_can_read_itself`] does in a process of its own, as its effect is for good.
+    #[cfg(all(feature = "auth", target_os = "linux"))]
+    #[test]
+    fn the_hardened_process_itself() {
+        use nix::sys::resource::{Resource, getrlimit};
+
+        if std::env::var_os(HARDENED).is_none() {
+            return;
+        }
+        assert!(nix::sys::prctl::get_dumpable().unwrap());
+        harden_process().unwrap();
+        assert_eq!(getrlimit(Resource::RLIMIT_CORE).unwrap(), (0, 0));
+        assert!(!nix::sys::prctl::get_dumpable().unwrap());
+        // What a restart asks of its own process.
+        assert!(std::fs::read_dir("/proc/self/fd").unwrap().count() >= 3);
+        assert!(thread_count().is_some() && std::env::current_exe().unwrap().exists());
+        harden_process().unwrap();
+        println!("hardened");
+    }
+
+    #[cfg(all(feature = "auth", target_os = "linux"))]
+    #[test]
+    fn a_hardened_process_dumps_no_core_and_can_read_itself() {
+        let test = "sys::processes::tests::the_hardened_process_itself";
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture", "--test-threads=1"])
+            .env(HARDENED, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&child.stdout);
+        assert!(child.status.success() && said.contains("hardened"), "{said}");
+    }
+
+    #[cfg(all(feature = "auth", target_os = "linux"))]
+    const HARDENED: &str = "LINEPLEX_TEST_HARDENED";
 }

@@ -4,6 +4,7 @@
 mod account;
 mod credential;
 mod database;
+mod default_account;
 mod penalties;
 mod rights;
 mod secret;
