@@ -13,10 +13,14 @@ use super::node::{At, Entry, Kind, Node};
 
 /// The text of the file at `path`, which may be 1 MiB.
 pub(super) fn read(path: &Path) -> Result<String, String> {
-    let failed = |error| format!("cannot read {}: {error}", path.display());
-    let file = std::fs::File::open(path).map_err(failed)?;
+    let file = std::fs::File::open(path);
+    read_open(&file.map_err(|error| cannot_read(path, &error))?, path)
+}
+
+/// The same of a file that is open; `path` is what messages call it.
+pub(crate) fn read_open(file: &std::fs::File, path: &Path) -> Result<String, String> {
     let mut bytes = Vec::new();
-    file.take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    file.take(FILE_MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| cannot_read(path, &error))?;
     if bytes.len() as u64 > FILE_MAX_BYTES {
         return Err(format!("{} is larger than {FILE_MAX_BYTES} bytes", path.display()));
     }
@@ -27,9 +31,13 @@ pub(super) fn read(path: &Path) -> Result<String, String> {
     })
 }
 
+pub(crate) fn cannot_read(path: &Path, cause: &std::io::Error) -> String {
+    format!("cannot read {}: {cause}", path.display())
+}
+
 /// The top-level entries of `text` in the order of the file, or its first syntax error with its place. `path` is
 /// what messages call the file.
-pub(super) fn parse(path: &str, text: &str) -> Result<Vec<Entry>, (At, String)> {
+pub(crate) fn parse(path: &str, text: &str) -> Result<Vec<Entry>, (At, String)> {
     let places = Places::new(path, text);
     match DeTable::parse(text) {
         Ok(table) => Ok(entries(table.get_ref(), &places)),

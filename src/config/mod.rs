@@ -23,11 +23,11 @@ mod builder;
 #[cfg(feature = "config")]
 mod draft;
 #[cfg(feature = "config")]
-mod file;
+pub(crate) mod file;
 #[cfg(feature = "config")]
 mod help;
 #[cfg(feature = "config")]
-mod node;
+pub(crate) mod node;
 #[cfg(feature = "config")]
 mod ports;
 #[cfg(feature = "config")]

@@ -11,7 +11,7 @@ use crate::{Error, ErrorKind};
 
 /// Where a setting was written.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum At {
+pub(crate) enum At {
     /// The command line; the option's name without dashes.
     Argument(String),
     /// The arguments to `run`.
@@ -26,14 +26,14 @@ pub(super) enum At {
 
 /// A value and its place.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) at: At,
-    pub(super) kind: Kind,
+pub(crate) struct Node {
+    pub(crate) at: At,
+    pub(crate) kind: Kind,
 }
 
 /// The value itself.
 #[derive(Clone, Debug)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Int(i64),
     /// A number that was written in octal, in a file.
     Octal(i64),
@@ -54,10 +54,10 @@ pub(super) enum Kind {
 
 /// One key of a table.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
-    pub(super) key: String,
-    pub(super) at: At,
-    pub(super) node: Node,
+pub(crate) struct Entry {
+    pub(crate) key: String,
+    pub(crate) at: At,
+    pub(crate) node: Node,
 }
 
 impl Node {
@@ -194,11 +194,11 @@ impl At {
 
 /// Everything that was found wrong so far.
 #[derive(Debug, Default)]
-pub(super) struct Mistakes(Vec<(Option<At>, String)>);
+pub(crate) struct Mistakes(Vec<(Option<At>, String)>);
 
 impl Mistakes {
     /// The value of `key` is wrong. An empty key is left out.
-    pub(super) fn add(&mut self, key: &str, at: &At, what: impl fmt::Display) {
+    pub(crate) fn add(&mut self, key: &str, at: &At, what: impl fmt::Display) {
         self.0.push((Some(at.clone()), format!("{}{what}", at.prefix(key))));
     }
 
@@ -211,12 +211,12 @@ impl Mistakes {
     }
 
     /// A mistake that says its own place.
-    pub(super) fn add_line(&mut self, at: At, line: String) {
+    pub(crate) fn add_line(&mut self, at: At, line: String) {
         self.0.push((Some(at), line));
     }
 
     /// One error with a line for each mistake, ordered by source and place; `Ok` if there is none.
-    pub(super) fn into_result(mut self) -> crate::Result<()> {
+    pub(crate) fn into_result(mut self) -> crate::Result<()> {
         if self.0.is_empty() {
             return Ok(());
         }
@@ -239,7 +239,7 @@ pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
 }
 
 /// `; did you mean ...?` or nothing.
-pub(super) fn hint<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn hint<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     nearest(word, known).map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
 }
 

@@ -14,11 +14,19 @@ pub struct Account {
     name: Box<[u8]>,
     credential: Credential,
     rights: AtomicU32,
+    origin: Origin,
+}
+
+/// Who added an account, and so who takes it away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    Code,
+    File,
 }
 
 impl Account {
-    pub(super) fn new(name: &[u8], credential: Credential, rights: Rights) -> Self {
-        Self { name: name.into(), credential, rights: AtomicU32::new(rights.bits()) }
+    pub(super) fn new(name: &[u8], credential: Credential, rights: Rights, origin: Origin) -> Self {
+        Self { name: name.into(), credential, rights: AtomicU32::new(rights.bits()), origin }
     }
 
     /// Its name: any bytes, and none at all is a name too. The protocol lets nobody log in whose name has more than 100.
@@ -44,6 +52,10 @@ impl Account {
         self.rights().contains(needed)
     }
 
+    pub(super) fn origin(&self) -> Origin {
+        self.origin
+    }
+
     pub(super) fn credential(&self) -> &Credential {
         &self.credential
     }
@@ -55,6 +67,7 @@ impl fmt::Debug for Account {
             .field("name", &self.name.escape_ascii().to_string())
             .field("credential", &self.credential)
             .field("rights", &self.rights())
+            .field("origin", &self.origin)
             .finish()
     }
 }
@@ -66,7 +79,7 @@ mod tests {
     #[test]
     fn rights_can_be_changed_while_others_hold_the_account() {
         let credential = Credential::token(b"0123456789abcdef").unwrap();
-        let account = Account::new(b"me", credential, Rights::GET | Rights::EXIT);
+        let account = Account::new(b"me", credential, Rights::GET | Rights::EXIT, Origin::Code);
         assert!(account.has_rights(Rights::GET | Rights::EXIT) && account.has_rights(Rights::NONE));
         account.set_rights(Rights::GET);
         assert!(account.has_rights(Rights::GET) && !account.has_rights(Rights::GET | Rights::EXIT));
@@ -76,10 +89,10 @@ mod tests {
     #[test]
     fn debug_shows_name_and_rights_and_nothing_of_the_secret() {
         let credential = Credential::token(b"canary-canary-canary").unwrap();
-        let shown = format!("{:?}", Account::new(b"me\n\xff", credential, Rights::GET));
+        let shown = format!("{:?}", Account::new(b"me\n\xff", credential, Rights::GET, Origin::File));
         assert_eq!(
             shown,
-            r#"Account { name: "me\\n\\xff", credential: Credential::Token(***), rights: Rights(get) }"#
+            r#"Account { name: "me\\n\\xff", credential: Credential::Token(***), rights: Rights(get), origin: File }"#
         );
     }
 }

@@ -149,6 +149,11 @@ impl Credential {
             }
         }
     }
+
+    /// Whether it was made of the same text; of two hashes of one password with different salts, it is not.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        is_same(self.encoded().as_bytes(), other.encoded().as_bytes())
+    }
 }
 
 impl fmt::Debug for Credential {

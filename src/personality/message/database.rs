@@ -9,7 +9,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::account::Account;
+use super::account::{Account, Origin};
+use super::accounts_file::AccountsFile;
 use super::credential::{Credential, Work, spend_token_check};
 use super::rights::Rights;
 
@@ -60,11 +61,50 @@ impl AccountsDatabase {
     /// names of at most 100 bytes.
     #[allow(clippy::must_use_candidate, reason = "added is added")]
     pub fn add(&self, name: &[u8], credential: Credential, rights: Rights) -> Arc<Account> {
-        let account = Arc::new(Account::new(name, credential, rights));
+        let account = Arc::new(Account::new(name, credential, rights, Origin::Code));
         let mut table = self.lock();
         table.accounts.insert(name.into(), Arc::clone(&account));
         table.weigh();
         account
+    }
+
+    /// Puts the accounts of a file in the place of those that came from a file before, all at once. Those added from code
+    /// stay, also where the file has the same name. An account whose secret has not changed stays the same one, with the
+    /// rights of the file. Gives those that are gone, removed or with another secret: whoever is logged in as one of them
+    /// keeps it, and it is for the caller to end that.
+    #[allow(clippy::must_use_candidate, reason = "not everybody cares who is gone")]
+    pub fn replace_file_accounts(&self, file: AccountsFile) -> Vec<Arc<Account>> {
+        let mut table = self.lock();
+        let old: Vec<Box<[u8]>> = table
+            .accounts
+            .values()
+            .filter(|old| old.origin() == Origin::File)
+            .map(|old| old.name().into())
+            .collect();
+        let mut gone: BTreeMap<_, _> =
+            old.into_iter().filter_map(|name| table.accounts.remove_entry(&name)).collect();
+        for (name, credential, rights) in file.accounts {
+            if table.accounts.contains_key(&name) {
+                log::warn!(
+                    "the account {} of the file is one of the program's, which stays",
+                    name.escape_ascii()
+                );
+                continue;
+            }
+            let account = match gone.remove(&name) {
+                Some(old) if old.credential().is_same(&credential) => {
+                    old.set_rights(rights);
+                    old
+                }
+                other => {
+                    gone.extend(other.map(|other| (name.clone(), other)));
+                    Arc::new(Account::new(&name, credential, rights, Origin::File))
+                }
+            };
+            table.accounts.insert(name, account);
+        }
+        table.weigh();
+        gone.into_values().collect()
     }
 
     /// The account of that name.

@@ -2,6 +2,7 @@
 //! with the clients of Passenger's `MessageServer`.
 
 mod account;
+mod accounts_file;
 mod credential;
 mod database;
 mod default_account;
@@ -10,6 +11,7 @@ mod rights;
 mod secret;
 
 pub use account::Account;
+pub use accounts_file::AccountsFile;
 pub use credential::{Credential, PASSWORD_MAX_BYTES, TOKEN_MIN_BYTES, hash_password};
 pub use database::{AccountsDatabase, Challenge};
 pub use penalties::{Penalties, Source};

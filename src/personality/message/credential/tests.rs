@@ -67,9 +67,12 @@ fn what_is_encoded_can_be_read_again() {
     let password = Credential::hash_with(b"secret", Work::LEAST).unwrap();
     let again = Credential::from_phc(&password.encoded()).unwrap();
     assert!(matches(&again, b"secret"));
+    assert!(again.is_same(&password));
     let token = Credential::token(b"0123456789abcdef").unwrap();
     let again = Credential::from_digest(&token.encoded()).unwrap();
-    assert!(matches(&again, b"0123456789abcdef"));
+    assert!(matches(&again, b"0123456789abcdef") && again.is_same(&token));
+    assert!(!token.is_same(&password));
+    assert!(!token.is_same(&Credential::token(b"0123456789abcdef").unwrap()), "another key");
 }
 
 #[test]
