@@ -29,7 +29,6 @@ use std::{
 };
 
 #[cfg(feature = "auth")]
-#[allow(unused_imports, reason = "called by the server, at its start")]
 pub(crate) use self::processes::harden_process;
 #[cfg(feature = "daemon")]
 pub(crate) use self::{

@@ -581,6 +581,12 @@ impl ScalarReader {
         (self.body.len() == announced).then_some(&*self.body)
     }
 
+    /// Whether nothing was taken since it was made or reset.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        self.header.0.filled == 0
+    }
+
     /// The body, and the reader is as after [`reset`](Self::reset); none, and nothing happens, before it is done. The bytes
     /// are the caller's now: if they are secret, so is wiping them.
     #[must_use]

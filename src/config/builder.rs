@@ -237,7 +237,7 @@ impl ConfigBuilder {
         }
         config.warnings = warnings;
         config.check_only = check_only;
-        config.extra = Extra { app, arguments, conf_text: None, control };
+        config.extra = Extra { app, arguments, conf_text: None, control, base: self.base.clone() };
         if let Some(read) = read {
             config.conf_file =
                 Some(self.base.absolute(&read.path).map_err(|what| Error::new(ErrorKind::Config, what))?);

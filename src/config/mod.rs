@@ -100,6 +100,7 @@ struct Extra {
     arguments: Vec<String>,
     conf_text: Option<String>,
     control: Option<Control>,
+    base: base::Base,
 }
 
 impl Config {
@@ -202,6 +203,15 @@ impl Config {
             mistakes.add("app", &entry.at, what);
         }
         mistakes.into_result()
+    }
+
+    /// `path` from the root: a relative one is relative to the directory that the server was started in, also after a
+    /// restart and in a daemon.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`]: it is empty, or that directory is gone.
+    pub fn absolute(&self, path: impl AsRef<std::path::Path>) -> Result<PathBuf> {
+        self.extra.base.absolute(path.as_ref()).map_err(|what| Error::new(ErrorKind::Config, what))
     }
 
     /// The words after `--` on the command line, which no option took.

@@ -172,7 +172,6 @@ pub(crate) fn end_with_parent() {
 /// # Errors
 /// As `setrlimit(2)`, which has none for a limit that is lowered.
 #[cfg(feature = "auth")]
-#[allow(dead_code, reason = "called by the message server, at its start")]
 pub(crate) fn harden_process() -> io::Result<()> {
     use nix::sys::resource::{Resource, setrlimit};
 

@@ -1,0 +1,366 @@
+//! What the sessions of a message server share: [`Messages`], the list of handlers, the accounts, the settings and the
+//! counters; and [`MessageHost`], by which a session finds it in any server.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::fmt;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::client_context::ClientContext;
+use super::database::AccountsDatabase;
+use super::dialect::Dialect;
+use super::handler::{Answer, Handler, Own, Processed, Registered};
+use super::penalties::Penalties;
+use super::session::Session;
+use crate::codec::message::{ARRAY_MAX_BYTES, Elements};
+use crate::logging::Quiet;
+use crate::state::StateReader;
+use crate::{ConnId, Conns, Result, Server};
+
+/// A server that has message clients, alone or beside others. [`MessageServer`](super::MessageServer) is the ready one; a
+/// server of your own, with hooks or with other kinds of clients on the same loop, implements this and has [`Session`] as
+/// its client, or as one variant of an `enum` that passes the callbacks on.
+pub trait MessageHost: Server {
+    /// What the sessions share.
+    fn messages(&mut self) -> &mut Messages;
+
+    /// The message session in a client of this server; none if the client is of another kind.
+    fn session(client: &mut Self::Client) -> Option<&mut Session>;
+}
+
+/// Handlers, accounts, settings and counters of a message server.
+pub struct Messages {
+    pub(super) accounts: AccountsDatabase,
+    handlers: Vec<Box<dyn Registered>>,
+    /// Of the handlers, in their order; shared by the sessions, who save by name.
+    names: Rc<[String]>,
+    /// Until a client has logged in.
+    pub(super) login_time: Duration,
+    pub(super) request_max_bytes: usize,
+    pub(super) dialect: Dialect,
+    /// By the name of a listener.
+    pub(super) dialects: BTreeMap<String, Dialect>,
+    pub(super) hashing: Hashing,
+    pub(super) penalties: Penalties,
+    pub(super) counters: Counters,
+    pub(super) quiet: Quiets,
+    /// For replies.
+    pub(super) scratch: Vec<u8>,
+}
+
+/// What has happened so far.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Clients that have logged in.
+    pub logins: u64,
+    /// Logins with an unknown name, a wrong password, or one that was too long.
+    pub login_failures: u64,
+    /// Clients that took longer than the login may take.
+    pub login_timeouts: u64,
+    /// Requests that a handler has taken.
+    pub requests: u64,
+    /// Requests that nobody knew, and that closed their connection.
+    pub unknown_requests: u64,
+}
+
+/// What limits the log lines that a client can cause.
+pub(super) struct Quiets {
+    pub(super) failure: Quiet,
+    pub(super) timeout: Quiet,
+    pub(super) unknown: Quiet,
+}
+
+impl Messages {
+    /// With these accounts, no handlers, and the defaults: the classic dialect, 2 s for a login.
+    #[must_use]
+    pub fn new(accounts: AccountsDatabase) -> Self {
+        let quiet = || Quiet::new(Duration::from_secs(10));
+        Self {
+            accounts,
+            handlers: Vec::new(),
+            names: Rc::default(),
+            login_time: LOGIN_TIME,
+            request_max_bytes: ARRAY_MAX_BYTES,
+            dialect: Dialect::default(),
+            dialects: BTreeMap::new(),
+            hashing: Hashing::new(HASHING_JOBS),
+            penalties: Penalties::default(),
+            counters: Counters::default(),
+            quiet: Quiets { failure: quiet(), timeout: quiet(), unknown: quiet() },
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Adds a handler behind those that are there; to be called before the server runs, since a client that is connected
+    /// does not come to know it.
+    pub fn add_handler(&mut self, handler: impl Handler) -> &mut Self {
+        self.handlers.push(Box::new(handler));
+        self.names = self.handlers.iter().map(|handler| handler.name().to_owned()).collect();
+        self
+    }
+
+    /// How long a client may take to log in, everything together. Default 2 s. What our side takes to check the password
+    /// does not count.
+    ///
+    /// # Panics
+    /// Zero, with which nobody could log in.
+    pub fn set_login_timeout(&mut self, time: Duration) -> &mut Self {
+        assert!(!time.is_zero(), "a login needs time");
+        self.login_time = time;
+        self
+    }
+
+    /// Longest request in bytes, without its header of 2. Default, and the most that the wire format has, 65,535. A longer
+    /// one closes the connection as soon as it is announced.
+    pub fn set_request_max_bytes(&mut self, bytes: usize) -> &mut Self {
+        self.request_max_bytes = bytes.min(ARRAY_MAX_BYTES);
+        self
+    }
+
+    /// The dialect of all listeners that have none of their own. Default [`Dialect::Classic`].
+    pub fn set_dialect(&mut self, dialect: Dialect) -> &mut Self {
+        self.dialect = dialect;
+        self
+    }
+
+    /// The dialect of the listener of that name ([`ListenAt::name`](crate::config::ListenAt)).
+    pub fn set_dialect_of(&mut self, listener: impl Into<String>, dialect: Dialect) -> &mut Self {
+        self.dialects.insert(listener.into(), dialect);
+        self
+    }
+
+    /// Passwords that are checked at once, each with 19 MiB on a thread of the offload pool; at least 1, and no use above
+    /// `Limits::offload_threads`. Others wait their turn. Default 2.
+    pub fn set_hashing_jobs(&mut self, jobs: usize) -> &mut Self {
+        self.hashing.most = jobs.max(1);
+        self
+    }
+
+    /// Who can log in.
+    #[must_use]
+    pub fn accounts(&self) -> &AccountsDatabase {
+        &self.accounts
+    }
+
+    /// What has happened so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    pub(super) fn dialect_of(&self, listener: &str) -> Dialect {
+        if self.dialects.is_empty() {
+            return self.dialect;
+        }
+        self.dialects.get(listener).copied().unwrap_or(self.dialect)
+    }
+
+    pub(super) fn names(&self) -> Rc<[String]> {
+        Rc::clone(&self.names)
+    }
+
+    /// Has every handler that does not know the client yet make its context.
+    pub(super) fn join(&mut self, client: &mut Joining<'_>) -> std::io::Result<()> {
+        for at in 0..self.handlers.len() {
+            if client.seats.get(at).is_some_and(|seat| matches!(seat, Seat::Taken(_))) {
+                continue;
+            }
+            let handler = &mut self.handlers[at];
+            let own = handler.new_client(&mut client.context(&self.accounts, &mut self.scratch))?;
+            match client.seats.get_mut(at) {
+                Some(seat) => *seat = Seat::Taken(own),
+                None => client.seats.push(Seat::Taken(own)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks one handler after the other; which one took the request, and what it answered.
+    pub(super) fn process(
+        &mut self,
+        client: &mut Joining<'_>,
+        message: Elements<'_>,
+    ) -> std::io::Result<Option<(usize, Processed)>> {
+        for (at, handler) in self.handlers.iter_mut().enumerate() {
+            let Some((own, mut context)) = client.split(at, &self.accounts, &mut self.scratch) else {
+                continue;
+            };
+            match handler.process(&mut context, own, message)? {
+                Processed::NotMine => {}
+                processed => {
+                    self.counters.requests += 1;
+                    return Ok(Some((at, processed)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Gives a handler what its request has waited for.
+    pub(super) fn go_on(
+        &mut self,
+        client: &mut Joining<'_>,
+        at: usize,
+        answer: Answer<'_>,
+    ) -> std::io::Result<Processed> {
+        let (Some(handler), Some((own, mut context))) =
+            (self.handlers.get_mut(at), client.split(at, &self.accounts, &mut self.scratch))
+        else {
+            return Ok(Processed::NotMine);
+        };
+        handler.go_on(&mut context, own, answer)
+    }
+
+    /// Tells every handler that knows the client.
+    pub(super) fn disconnected(&mut self, client: &mut Joining<'_>) {
+        for (at, handler) in self.handlers.iter_mut().enumerate() {
+            if let Some((own, mut context)) = client.split(at, &self.accounts, &mut self.scratch) {
+                handler.disconnected(&mut context, own);
+            }
+        }
+    }
+
+    /// Where the handler of that name stands.
+    pub(super) fn place_of(&self, name: &str) -> Option<usize> {
+        self.names.iter().position(|known| known == name)
+    }
+
+    pub(super) fn restore_own(&mut self, at: usize, state: &mut StateReader<'_>) -> Result<Own> {
+        let own = self.handlers[at].restore(state)?;
+        state.finish()?;
+        Ok(own)
+    }
+}
+
+impl fmt::Debug for Messages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Messages")
+            .field("handlers", &self.names)
+            .field("accounts", &self.accounts)
+            .field("login_time", &self.login_time)
+            .field("dialect", &self.dialect)
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a handler has of a client.
+pub(super) enum Seat {
+    /// Its `new_client` has not been called: the handler is new since a restart.
+    Free,
+    Taken(Own),
+}
+
+/// A client on its way through the handlers.
+pub(super) struct Joining<'a> {
+    pub(super) conns: &'a mut Conns,
+    pub(super) id: ConnId,
+    pub(super) peer: &'a crate::Peer,
+    pub(super) now: Instant,
+    pub(super) account: &'a std::sync::Arc<super::account::Account>,
+    pub(super) seats: &'a mut Vec<Seat>,
+}
+
+impl Joining<'_> {
+    fn context<'b>(
+        &'b mut self,
+        accounts: &'b AccountsDatabase,
+        scratch: &'b mut Vec<u8>,
+    ) -> ClientContext<'b> {
+        ClientContext {
+            conns: self.conns,
+            id: self.id,
+            peer: self.peer,
+            now: self.now,
+            account: self.account,
+            accounts,
+            scratch,
+        }
+    }
+
+    /// What the handler at that place keeps, and the rest of the client.
+    fn split<'b>(
+        &'b mut self,
+        at: usize,
+        accounts: &'b AccountsDatabase,
+        scratch: &'b mut Vec<u8>,
+    ) -> Option<(&'b mut Own, ClientContext<'b>)> {
+        let Some(Seat::Taken(own)) = self.seats.get_mut(at) else { return None };
+        let context = ClientContext {
+            conns: self.conns,
+            id: self.id,
+            peer: self.peer,
+            now: self.now,
+            account: self.account,
+            accounts,
+            scratch,
+        };
+        Some((own, context))
+    }
+}
+
+/// Whose passwords are being checked, and who waits for that. A check takes 26 ms and 19 MiB, so there are few at once; those
+/// who wait hold their password and a place in this queue, at most one for each connection.
+#[derive(Debug)]
+pub(super) struct Hashing {
+    most: usize,
+    /// Who has a place.
+    granted: HashSet<ConnId>,
+    queue: VecDeque<ConnId>,
+}
+
+impl Hashing {
+    fn new(most: usize) -> Self {
+        Self { most, granted: HashSet::new(), queue: VecDeque::new() }
+    }
+
+    /// Asks for a place.
+    pub(super) fn ask(&mut self, id: ConnId) -> Place {
+        if self.granted.len() < self.most {
+            self.granted.insert(id);
+            return Place::Here;
+        }
+        if self.queue.len() >= LOGINS_WAITING_MAX {
+            return Place::Full;
+        }
+        self.queue.push_back(id);
+        Place::Later
+    }
+
+    pub(super) fn has(&self, id: ConnId) -> bool {
+        self.granted.contains(&id)
+    }
+
+    /// Its check is over, or it has gone: the next may.
+    pub(super) fn release(&mut self, id: ConnId, conns: &mut Conns) {
+        if !self.granted.remove(&id) {
+            return;
+        }
+        while self.granted.len() < self.most {
+            let Some(next) = self.queue.pop_front() else { return };
+            if conns.is_open(next) {
+                self.granted.insert(next);
+                conns.wake(next);
+            }
+        }
+    }
+}
+
+/// Whether a password may be checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Here,
+    /// The client is woken when it may.
+    Later,
+    /// Too many wait already.
+    Full,
+}
+
+/// Logins that wait for their password to be checked, those counted that have left meanwhile. At it a login is refused with
+/// a sentence. On two cores the last of so many waits for a minute.
+const LOGINS_WAITING_MAX: usize = 4096;
+/// As the original's.
+const LOGIN_TIME: Duration = Duration::from_secs(2);
+/// As many as `Limits::offload_threads`.
+const HASHING_JOBS: usize = 2;

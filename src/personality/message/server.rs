@@ -1,0 +1,178 @@
+//! The ready server: [`MessageServer`], for programs that need nothing but handlers.
+
+use std::fmt;
+
+use super::database::AccountsDatabase;
+use super::handler::Handler;
+use super::messages::{MessageHost, Messages};
+use super::rights::RightNames;
+use super::session::Session;
+use super::settings::Settings;
+use crate::config::{Config, ConfigBuilder};
+use crate::state::StateReader;
+use crate::{Error, ErrorKind, Peer, Result, Room, Server, sys};
+
+/// A message server whose every setting can stand in its configuration file. Add handlers and [run](crate::run) it:
+///
+#[cfg_attr(feature = "signals", doc = "```no_run")]
+#[cfg_attr(not(feature = "signals"), doc = "```ignore")]
+/// use lineplex::personality::message::{ExitHandler, MessageServer, StatusHandler};
+///
+/// fn main() -> std::process::ExitCode {
+///     let mut server = MessageServer::new("deployd");
+///     server.add_handler(StatusHandler::default()).add_handler(ExitHandler);
+///     lineplex::run(server)
+/// }
+/// ```
+///
+/// With hooks, settings or other clients of your own, write a [`Server`] that has a [`Messages`] and implements
+/// [`MessageHost`], in which these hooks are one call each: `configure_hook` → [`Settings::declare`], `post_configure_hook` →
+/// [`Settings::apply`], `client` → [`Session::new`], `restore_client` → [`Session::restore`], `pre_loop_hook` →
+/// [`close_orphans`] and [`harden_process`], `reload_hook` → [`Settings::read_accounts`].
+pub struct MessageServer {
+    name: String,
+    about: String,
+    conf_file: Option<String>,
+    messages: Messages,
+    rights: RightNames,
+    settings: Settings,
+}
+
+impl MessageServer {
+    /// A server of that name, for logs and `--help`, without accounts and handlers.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            about: "Serves requests behind a login.".to_owned(),
+            conf_file: None,
+            messages: Messages::new(AccountsDatabase::new()),
+            rights: RightNames::default(),
+            settings: Settings::default(),
+        }
+    }
+
+    /// The sentence of `--help`.
+    pub fn about(&mut self, sentence: impl Into<String>) -> &mut Self {
+        self.about = sentence.into();
+        self
+    }
+
+    /// The configuration file that is read if no other is named and it exists.
+    pub fn conf_file_if_exists(&mut self, path: impl Into<String>) -> &mut Self {
+        self.conf_file = Some(path.into());
+        self
+    }
+
+    /// Adds a handler behind those that are there.
+    pub fn add_handler(&mut self, handler: impl Handler) -> &mut Self {
+        self.messages.add_handler(handler);
+        self
+    }
+
+    /// How long a client may take to log in; the setting `login_seconds` of a configuration wins. See
+    /// [`Messages::set_login_timeout`].
+    ///
+    /// # Panics
+    /// Zero.
+    pub fn set_login_timeout(&mut self, time: std::time::Duration) -> &mut Self {
+        self.messages.set_login_timeout(time);
+        self.settings.login_seconds = time.as_secs_f64();
+        self
+    }
+
+    /// Who can log in, to add accounts from the program.
+    #[must_use]
+    pub fn accounts(&self) -> &AccountsDatabase {
+        self.messages.accounts()
+    }
+
+    /// The rights that an accounts file can name, to add your own.
+    pub fn rights(&mut self) -> &mut RightNames {
+        &mut self.rights
+    }
+}
+
+impl MessageHost for MessageServer {
+    fn messages(&mut self) -> &mut Messages {
+        &mut self.messages
+    }
+
+    fn session(client: &mut Session) -> Option<&mut Session> {
+        Some(client)
+    }
+}
+
+impl Server for MessageServer {
+    type Client = Session;
+
+    fn configure_hook(&mut self, config: &mut ConfigBuilder) {
+        config.app_name(&self.name).about(&self.about).set_default("host", "127.0.0.1");
+        config.set_default("app.login_seconds", self.settings.login_seconds);
+        if let Some(path) = &self.conf_file {
+            config.conf_file_if_exists(path);
+        }
+        Settings::declare(config);
+    }
+
+    fn post_configure_hook(&mut self, config: &Config) -> Result<()> {
+        self.settings = config.app()?;
+        self.settings.apply(&mut self.messages, &self.rights, config)
+    }
+
+    fn client(&mut self, _peer: &Peer) -> Session {
+        Session::new()
+    }
+
+    fn restore_client(&mut self, _peer: &Peer, state: &mut StateReader<'_>) -> Result<Session> {
+        Session::restore(&mut self.messages, state)
+    }
+
+    fn pre_loop_hook(&mut self, room: &mut Room<'_, Self>) -> Result<()> {
+        if self.messages.accounts().is_empty() {
+            log::warn!("there are no accounts: nobody can log in (accounts_file)");
+        }
+        if !self.settings.core_dumps {
+            harden_process()?;
+        }
+        close_orphans(room);
+        Ok(())
+    }
+
+    fn reload_hook(&mut self, _room: &mut Room<'_, Self>, config: &Config) -> Result<()> {
+        let settings: Settings = config.app()?;
+        settings.read_accounts(&mut self.messages, &self.rights, config)?;
+        self.settings = settings;
+        Ok(())
+    }
+}
+
+impl fmt::Debug for MessageServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MessageServer")
+            .field("name", &self.name)
+            .field("messages", &self.messages)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Keeps what this process has in memory from others of its user: no core is dumped, and on Linux no debugger can attach.
+/// For good, and to be called by each image anew: in `pre_loop_hook`.
+///
+/// # Errors
+/// [`ErrorKind::Io`]: `setrlimit(2)` or `prctl(2)` refuses.
+pub fn harden_process() -> Result<()> {
+    sys::harden_process().map_err(|error| {
+        Error::with_source(ErrorKind::Io, "core dumps cannot be switched off (core_dumps)", error)
+    })
+}
+
+/// Closes clients whose account is gone since a restart; for `pre_loop_hook`.
+pub fn close_orphans<S: MessageHost>(room: &mut Room<'_, S>) {
+    let conns = &mut *room.conns;
+    for (id, client) in room.clients.iter_mut() {
+        if S::session(client).is_some_and(|session| session.is_orphaned()) {
+            log::warn!("connection {id}: closed, its account is gone");
+            conns.close(id);
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The example `message_ping` as a process: its sample, a restart with its clients, and what it does with passwords.
+
+#![cfg(feature = "auth")]
+#![allow(clippy::unwrap_used, reason = "only tests use it")]
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Stdio};
+
+use common::{Child, Client, TempDir, example};
+use lineplex::codec::message::{write_array, write_scalar};
+use lineplex::personality::message::{Dialect, MessageClient};
+
+fn array(elements: &[&str]) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_array(&mut out, elements).expect("the test writes what can be written");
+    out
+}
+
+fn scalar(bytes: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_scalar(&mut out, bytes.as_bytes()).expect("the test writes what can be written");
+    out
+}
+
+fn login(password: &str) -> Vec<u8> {
+    [scalar("test"), scalar(password)].concat()
+}
+
+fn logged_in(child_address: std::net::SocketAddr, password: &str) -> Client {
+    let mut client = Client::connect(child_address);
+    client.expect(array(&["version", "1"]));
+    client.send(login(password));
+    client.expect(array(&["ok"]));
+    client
+}
+
+#[test]
+fn its_sample_lets_the_account_test_in() {
+    let mut child = Child::spawn(Command::new(example("message_ping")).args(["--port", "127.0.0.1:0"]));
+    let address = child.wait_for_address();
+    let mut client = logged_in(address, "12345");
+    for count in 0..3 {
+        client.send(array(&["ping"]));
+        client.expect(array(&["pong", &count.to_string()]));
+    }
+    client.send(array(&["exit"]));
+    client.expect([array(&["Passed security"]), array(&["exit command received"])].concat());
+    client.expect_eof();
+    assert!(child.expect_exit().success());
+}
+
+#[test]
+fn a_unix_socket_is_its_owners_alone_and_speaks_the_dialect_that_is_asked_for() {
+    let directory = TempDir::new();
+    let path = directory.path().join("ping.sock");
+    let port = format!("{}|unix", path.display());
+    let mut child =
+        Child::spawn(Command::new(example("message_ping")).args(["--port", &port, "--dialect", "status"]));
+    child.wait_for("listening on");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o700);
+    let mut client = MessageClient::connect_unix(&path).unwrap();
+    client.login("test", "12345", Dialect::Status).unwrap();
+    client.write(&["ping"]).unwrap();
+    assert_eq!(client.read().unwrap().unwrap(), [b"pong".as_slice(), b"0"]);
+}
+
+#[test]
+fn a_restart_keeps_logged_in_clients_with_half_a_request_and_those_who_are_about_to_log_in() {
+    let mut child = Child::spawn(Command::new(example("message_ping")).args(["--port", "127.0.0.1:0"]));
+    let address = child.wait_for_address();
+    let mut client = logged_in(address, "12345");
+    let mut newcomer = Client::connect(address);
+    newcomer.expect(array(&["version", "1"]));
+    let ping = array(&["ping"]);
+    for round in 0..3u32 {
+        client.send([ping.as_slice(), &ping[..4]].concat());
+        client.expect(array(&["pong", &(2 * round).to_string()]));
+        child.signal("HUP");
+        child.wait_for(&format!("restart {} done", round + 1));
+        client.send(&ping[4..]);
+        client.expect(array(&["pong", &(2 * round + 1).to_string()]));
+    }
+    newcomer.send(login("12345"));
+    newcomer.expect(array(&["ok"]));
+    newcomer.send(ping);
+    newcomer.expect(array(&["pong", "0"]));
+}
+
+#[test]
+fn a_client_whose_account_is_gone_after_a_restart_is_closed_and_others_have_the_new_rights() {
+    let directory = TempDir::new();
+    let path = directory.path().join("ping.toml");
+    let hash = hash_of("12345");
+    let accounts = |test: &str| {
+        format!("port = \"127.0.0.1:0\"\n[app.accounts]\n{test}\nother = {{ password = \"{hash}\" }}\n")
+    };
+    fs::write(&path, accounts(&format!("test = {{ password = \"{hash}\", rights = \"all\" }}"))).unwrap();
+    let mut child = Child::spawn(Command::new(example("message_ping")).arg("--conf_file").arg(&path));
+    let mut client = logged_in(child.wait_for_address(), "12345");
+    fs::write(&path, accounts(&format!("test = {{ password = \"{hash}\", rights = \"none\" }}"))).unwrap();
+    child.signal("HUP");
+    child.wait_for("restart 1 done");
+    client.send(array(&["inspect"]));
+    client.expect(array(&["SecurityException", "Insufficient rights to execute this command."]));
+    fs::write(&path, accounts("")).unwrap();
+    child.signal("HUP");
+    child.wait_for("its account is gone");
+    client.expect_eof();
+}
+
+/// What the example prints for a password on its standard input.
+fn hash_of(password: &str) -> String {
+    let mut command = Command::new(example("message_ping"));
+    let mut child =
+        command.arg("--hash_password").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(format!("{password}\n").as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+// F19, F20
+#[test]
+fn a_password_is_found_nowhere_in_the_process_nor_in_its_log_after_the_login_and_after_a_restart() {
+    const CANARY: &str = "canary-7f1bd09a-that-sings-in-no-memory";
+    const WRONG: &str = "canary-7f1bd09a-that-is-another-one";
+    let directory = TempDir::new();
+    let path = directory.path().join("ping.toml");
+    let hash = hash_of(CANARY);
+    fs::write(
+        &path,
+        format!(
+            "port = \"127.0.0.1:0\"\nlog_level = 4\n[app.accounts]\ntest = {{ password = \"{hash}\" }}\n"
+        ),
+    )
+    .unwrap();
+    let mut child = Child::spawn(Command::new(example("message_ping")).arg("--conf_file").arg(&path));
+    let address = child.wait_for_address();
+    let mut client = Client::connect(address);
+    client.expect(array(&["version", "1"]));
+    let bytes = login(CANARY);
+    // Also where it comes in two pieces.
+    client.send(&bytes[..25]);
+    client.send(&bytes[25..]);
+    client.expect(array(&["ok"]));
+    let mut wrong = Client::connect(address);
+    wrong.expect(array(&["version", "1"]));
+    wrong.send(login(WRONG));
+    wrong.expect(array(&["Invalid username or password."]));
+    client.send(array(&["ping"]));
+    client.expect(array(&["pong", "0"]));
+    expect_not_in_memory(child.id(), b"canary-7f1bd09a-that");
+    child.signal("HUP");
+    child.wait_for("restart 1 done");
+    client.send(array(&["ping"]));
+    client.expect(array(&["pong", "1"]));
+    expect_not_in_memory(child.id(), b"canary-7f1bd09a-that");
+    child.signal("TERM");
+    assert!(child.expect_exit().success());
+    let log = child.expect_log();
+    assert!(log.iter().all(|line| !line.contains("canary")), "{log:#?}");
+}
+
+/// Looks through all that the process could write down. Only root may; to everybody else it is closed, which is checked then.
+#[track_caller]
+fn expect_not_in_memory(pid: u32, secret: &[u8]) {
+    let Ok(mut memory) = File::open(format!("/proc/{pid}/mem")) else {
+        assert!(fs::read_link(format!("/proc/{pid}/exe")).is_err(), "the process can be looked into");
+        return;
+    };
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let mut searched = 0;
+    for map in maps.lines().filter(|map| map.contains(" rw")) {
+        let (start, end) = map.split_whitespace().next().unwrap().split_once('-').unwrap();
+        let [start, end] = [start, end].map(|text| u64::from_str_radix(text, 16).unwrap());
+        let mut bytes = vec![0; usize::try_from(end - start).unwrap()];
+        if memory.seek(SeekFrom::Start(start)).is_err() || memory.read_exact(&mut bytes).is_err() {
+            continue;
+        }
+        searched += bytes.len();
+        let found = bytes.windows(secret.len()).position(|window| window == secret);
+        assert!(found.is_none(), "{:#x} in {map}", start + found.unwrap_or(0) as u64);
+    }
+    assert!(searched > 100_000, "only {searched} bytes could be read");
+}
