@@ -88,7 +88,7 @@ fn run<S: Server>(make: impl FnOnce() -> S + Send + 'static) -> Running {
     let (addr, handle) = receiver.recv().expect("it starts");
     let cpu = Box::new(move || {
         let (sender, receiver) = mpsc::channel();
-        handle.run(move |_, _| drop(sender.send(thread_cpu()))).expect("it runs");
+        handle.run(move |_, _| sender.send(thread_cpu()).expect("it is waited for")).expect("it runs");
         receiver.recv().expect("it answers")
     });
     Running { addr: addr.to_string().parse().expect("an address"), cpu }

@@ -9,7 +9,10 @@ use std::process::{Command, Output, Stdio};
 use common::{Child, Client, TempDir, example};
 use lineplex::config::{Config, ConfigBuilder, Limits, Outcome};
 
+#[cfg(not(feature = "auth"))]
 const EXAMPLES: [&str; 6] = ["echo", "broadcast", "samplechat", "hooks", "upgrade", "scale"];
+#[cfg(feature = "auth")]
+const EXAMPLES: [&str; 7] = ["echo", "broadcast", "samplechat", "hooks", "upgrade", "scale", "message_ping"];
 
 #[test]
 fn echo_starts_from_its_sample_and_sends_lines_back() {
