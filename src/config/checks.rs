@@ -74,7 +74,7 @@ pub(super) fn listener(at: &ListenAt) -> Option<String> {
             } else if bytes.len() > UNIX_PATH_MAX {
                 let (path, length) = (path.display(), bytes.len());
                 Some(format!("{path} has {length} bytes; a Unix socket's path has at most {UNIX_PATH_MAX}"))
-            } else if mode.is_some_and(|mode| mode > MODE_MAX) {
+            } else if mode.is_some_and(|mode| !is_mode(mode)) {
                 Some("the mode has more than permission bits; write it in octal, as 0o660".to_owned())
             } else {
                 at.fds_fault()
@@ -83,10 +83,14 @@ pub(super) fn listener(at: &ListenAt) -> Option<String> {
     }
 }
 
+/// Whether a socket can have this mode: permission bits, or all of them with the sticky bit, which some servers give to the
+/// socket that is everybody's. A mode written in decimal by mistake, as 660 or 1777, is neither.
+pub(super) fn is_mode(mode: u32) -> bool {
+    mode <= 0o777 || mode == 0o1777
+}
+
 /// `sun_path` of `unix(7)` without its closing zero.
 const UNIX_PATH_MAX: usize = 107;
-/// Permission bits. A mode written in decimal by mistake, as 660, is past it.
-const MODE_MAX: u32 = 0o777;
 /// `MAX_TCP_KEEPIDLE` and `MAX_TCP_KEEPINTVL` of Linux.
 const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
 /// `MAX_TCP_KEEPCNT` of Linux.

@@ -424,7 +424,7 @@ fn mode(node: &Node) -> Result<u32, String> {
         }
         _ => None,
     };
-    bits.filter(|bits| *bits <= 0o777)
+    bits.filter(|bits| checks::is_mode(*bits))
         .ok_or_else(|| format!("{node} is no mode; write permission bits in octal: 0o660 or \"0660\""))
 }
 

@@ -78,6 +78,8 @@ fn what_is_no_port_is_refused_with_a_sentence() {
         ("{ port = 1, mode = 0o660 }", "only a Unix listener has it"),
         ("{ path = '/x', host = '*' }", "only a TCP listener has it"),
         ("{ port = 1, proto = 'unix' }", "a Unix socket needs a path"),
+        ("{ path = '/x', mode = 1777 }", "write permission bits in octal: 0o660"),
+        ("{ path = '/x', mode = 0o1770 }", "write permission bits in octal: 0o660"),
         ("{ path = '/x', mode = 660 }", "write permission bits in octal: 0o660"),
         ("{ path = '/x', mode = '0888' }", "write permission bits in octal"),
         ("{ path = '' }", "needs a path"),
