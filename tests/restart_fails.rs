@@ -487,12 +487,12 @@ fn cut(path: &Path, length: u64) {
     make(path, &format!("head -c {length} \"$GOOD\" > \"$NEXT\"; chmod 755 \"$NEXT\""));
 }
 
-/// Where the code of a 64-bit ELF file begins: what is cut well before it has no instruction left to run. (A cut at a part of
-/// the length would not do: most of a debug build is never loaded.)
+/// Where the code of a little-endian 64-bit ELF file begins: what is cut well before it has no instruction left to run. (A
+/// cut at a part of the length would not do: most of a debug build is never loaded.)
 fn entry_point(program: &Path) -> u64 {
     let mut header = [0; 32];
-    File::open(program).unwrap().read_exact(&mut header).unwrap();
-    u64::from_ne_bytes(header[24..].try_into().unwrap())
+    File::open(program).and_then(|mut file| file.read_exact(&mut header)).expect("a program has a header");
+    header[24..].iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 fn write_script(path: &Path, script: &str) {
