@@ -98,31 +98,31 @@ impl From<MessageError> for io::Error {
 pub struct Elements<'a> {
     /// Empty, or ends with a NUL.
     body: &'a [u8],
-    /// NULs in the body.
-    count: usize,
 }
 
 impl<'a> Elements<'a> {
-    /// The elements of a `body`, without its header. One pass over the bytes, of any length; nothing is allocated.
-    #[must_use]
-    pub fn new(body: &'a [u8]) -> Self {
-        let end = memrchr(0, body).map_or(0, |last| last + 1);
-        let body = &body[..end];
-        Self { body, count: memchr_iter(0, body).count() }
-    }
-
-    /// How many there are.
+    /// The elements of a `body`, without its header, of any length. Nothing is allocated, and nothing looked at but its end.
     #[inline]
     #[must_use]
+    pub fn new(body: &'a [u8]) -> Self {
+        if body.last() == Some(&0) {
+            return Self { body };
+        }
+        let end = memrchr(0, body).map_or(0, |last| last + 1);
+        Self { body: &body[..end] }
+    }
+
+    /// How many there are. They are counted: one pass over the bytes.
+    #[must_use]
     pub fn len(&self) -> usize {
-        self.count
+        self.iter().len()
     }
 
     /// Whether there are none. One empty element is not none.
     #[inline]
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.count == 0
+        self.body.is_empty()
     }
 
     /// The element at `index`, counted from 0; none past the end. It is looked for from the front, so to see all use
@@ -136,7 +136,7 @@ impl<'a> Elements<'a> {
     #[inline]
     #[must_use]
     pub fn iter(&self) -> Iter<'a> {
-        Iter { rest: self.body, left: self.count }
+        Iter { rest: self.body }
     }
 }
 
@@ -160,7 +160,7 @@ impl<'a> IntoIterator for &Elements<'a> {
 
 impl fmt::Debug for Elements<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Elements").field("len", &self.count).finish_non_exhaustive()
+        f.debug_struct("Elements").field("len", &self.len()).finish_non_exhaustive()
     }
 }
 
@@ -169,23 +169,21 @@ impl fmt::Debug for Elements<'_> {
 pub struct Iter<'a> {
     /// Empty, or ends with a NUL.
     rest: &'a [u8],
-    /// NULs in the rest.
-    left: usize,
 }
 
 impl<'a> Iterator for Iter<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {
-        let end = memchr(0, self.rest)?;
-        let element = &self.rest[..end];
-        self.rest = &self.rest[end + 1..];
-        self.left -= 1;
+        let end = nul(self.rest)?;
+        let (element, rest) = self.rest.split_at(end);
+        self.rest = &rest[1..];
         Some(element)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.left, Some(self.left))
+        let left = memchr_iter(0, self.rest).count();
+        (left, Some(left))
     }
 }
 
@@ -195,7 +193,7 @@ impl iter::FusedIterator for Iter<'_> {}
 
 impl fmt::Debug for Iter<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Iter").field("left", &self.left).finish_non_exhaustive()
+        f.debug_struct("Iter").field("left", &self.len()).finish_non_exhaustive()
     }
 }
 
@@ -211,7 +209,7 @@ impl<'a> Iterator for Pairs<'a> {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.0.left / 2, Some(self.0.left / 2))
+        (self.0.len() / 2, Some(self.0.len() / 2))
     }
 }
 
@@ -235,8 +233,9 @@ impl iter::FusedIterator for Pairs<'_> {}
 /// # Errors
 /// [`MessageError::OddCount`] when the last key has no value.
 pub fn pairs(elements: Elements<'_>) -> Result<Pairs<'_>, MessageError> {
-    if elements.len() % 2 == 1 {
-        return Err(MessageError::OddCount { count: elements.len() });
+    let count = elements.len();
+    if count % 2 == 1 {
+        return Err(MessageError::OddCount { count });
     }
     Ok(Pairs(elements.iter()))
 }
@@ -256,6 +255,7 @@ pub fn pairs(elements: Elements<'_>) -> Result<Pairs<'_>, MessageError> {
 ///
 /// # Errors
 /// [`MessageError::TooLong`] as soon as the header is there and says more than `max`.
+#[inline]
 pub fn array(bytes: &[u8], max: usize) -> Result<Option<(Elements<'_>, usize)>, MessageError> {
     let Some((header, rest)) = bytes.split_first_chunk() else {
         return Ok(None);
@@ -303,7 +303,7 @@ pub fn scalar(bytes: &[u8], max: u32) -> Result<Option<(&[u8], usize)>, MessageE
 pub fn write_array<E: AsRef<[u8]>>(out: &mut Vec<u8>, elements: &[E]) -> Result<(), MessageError> {
     let length = elements.iter().map(|element| element.as_ref().len() + 1).sum();
     let header = array_header(length)?;
-    if let Some(element) = elements.iter().position(|element| memchr(0, element.as_ref()).is_some()) {
+    if let Some(element) = elements.iter().position(|element| nul(element.as_ref()).is_some()) {
         return Err(MessageError::Nul { element });
     }
     out.reserve(header.len() + length);
@@ -313,6 +313,16 @@ pub fn write_array<E: AsRef<[u8]>>(out: &mut Vec<u8>, elements: &[E]) -> Result<
         out.push(0);
     }
     Ok(())
+}
+
+/// Where the first NUL is. Elements are short as a rule, and in so few bytes a plain search is the quicker one.
+#[inline]
+fn nul(bytes: &[u8]) -> Option<usize> {
+    let (front, rest) = bytes.split_at(bytes.len().min(16));
+    match front.iter().position(|byte| *byte == 0) {
+        None if !rest.is_empty() => memchr(0, rest).map(|at| front.len() + at),
+        found => found,
+    }
 }
 
 /// Appends a scalar message to `out`. To send a long body without copying it, send [`scalar_header`] and the body.
