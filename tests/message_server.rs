@@ -426,6 +426,40 @@ fn a_handler_that_fails_or_panics_costs_its_own_client_only() {
     other.expect(array(&["taken", "a"]));
 }
 
+/// Panics when a client leaves.
+struct Clinging;
+
+impl Handler for Clinging {
+    type Context = ();
+
+    fn process_message(
+        &mut self,
+        _: &mut ClientContext<'_>,
+        _: Option<&mut ()>,
+        _: Elements<'_>,
+    ) -> io::Result<Processed> {
+        Ok(Processed::NotMine)
+    }
+
+    fn client_disconnected(&mut self, _: &mut ClientContext<'_>, _: Option<&mut ()>) {
+        panic!("as it was asked to");
+    }
+}
+
+#[test]
+fn a_handler_that_panics_when_a_client_leaves_does_not_keep_it_from_the_others() {
+    let (sender, told) = mpsc::channel();
+    let served = Served::start(move |messages| {
+        messages.add_handler(Teller::new("a", |_| true, &sender));
+        messages.add_handler(Clinging).add_handler(Clinging);
+        messages.add_handler(Teller::new("d", |_| true, &sender));
+    });
+    drop(served.client());
+    expect_told(&told, &["a new 1", "d new 1", "a gone 1", "d gone 1"]);
+    drop(served.client());
+    expect_told(&told, &["a new 2", "d new 2", "a gone 2", "d gone 2"]);
+}
+
 /// Takes no client.
 struct Unwilling;
 

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -212,12 +213,21 @@ impl Messages {
         handler.go_on(&mut context, own, answer)
     }
 
-    /// Tells every handler that knows the client.
+    /// Tells every handler that knows the client, also those behind one that panics.
     pub(super) fn disconnected(&mut self, client: &mut Joining<'_>) {
+        let mut panicked = None;
         for (at, handler) in self.handlers.iter_mut().enumerate() {
-            if let Some((own, mut context)) = client.split(at, &self.accounts, &mut self.scratch) {
-                handler.disconnected(&mut context, own);
+            let Some((own, mut context)) = client.split(at, &self.accounts, &mut self.scratch) else {
+                continue;
+            };
+            let told = catch_unwind(AssertUnwindSafe(|| handler.disconnected(&mut context, own)));
+            // One is for the loop to tell of. Another might panic again when it is dropped.
+            if let Some(before) = told.err().and_then(|panic| panicked.replace(panic)) {
+                std::mem::forget(before);
             }
+        }
+        if let Some(panic) = panicked {
+            resume_unwind(panic);
         }
     }
 
