@@ -16,16 +16,17 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use common::{Client, TempDir};
+use common::served::wait_until;
+use common::{Client, DEADLINE, TempDir};
 use lineplex::codec::message::{Elements, write_array, write_scalar};
 use lineplex::config::{Limits, ListenAt};
 use lineplex::personality::message::{
     Answer, ClientContext, Credential, Dialect, ExitHandler, Handler, MessageHost, MessageServer, Messages,
     Processed, Rights, StatusHandler, Wait,
 };
-use lineplex::{Ended, Handle, Mux};
+use lineplex::{Ended, Handle, Mux, Room};
 
 const BANNER: &str = "000a76657273696f6e003100";
 /// Of `12345`.
@@ -613,6 +614,47 @@ fn a_job_that_panics_costs_its_client() {
     client.expect(array(&["ask"]));
     assert_eq!(client.next_to_eof().unwrap_or_default(), b"");
     served.client().send(array(&["ping"]));
+}
+
+#[test]
+fn answers_inside_a_request_wait_for_the_next_turn_as_requests_do() {
+    let served = asking_server();
+    let mut client = served.client();
+    let lines = || {
+        let (sender, receiver) = mpsc::channel();
+        let tell = move |_: &mut MessageServer, room: &mut Room<'_, MessageServer>| {
+            let metrics = room.conns.metrics();
+            sender.send((metrics.lines, metrics.turns)).expect("it is waited for");
+        };
+        served.handle.run(tell).expect("the server runs");
+        receiver.recv().expect("it answers")
+    };
+    let (before, turn) = lines();
+    let count = 1000;
+    client.send([array(&["array"]), array(&["again"]).repeat(count), array(&["end"])].concat());
+    client.expect([array(&["ask"]), array(&["array", "1"])].concat());
+    let (after, turn_after) = lines();
+    assert_eq!(after - before, count as u64 + 2);
+    let most = u64::from(Limits::default().lines_per_turn);
+    assert!(turn_after - turn >= count as u64 / most, "{} turns", turn_after - turn);
+}
+
+/// A client that goes in the middle of whatever was asked back has gone, once, for every handler.
+#[test]
+fn a_client_may_leave_wherever_a_request_waits() {
+    for asked in ["array", "scalar", "job", "take", "give"] {
+        let (sender, told) = mpsc::channel();
+        let served = Served::start(move |messages| {
+            messages.add_handler(Asker).add_handler(Teller::new("b", |_| true, &sender));
+        });
+        let client = served.client();
+        // The last byte is the first half of an answer.
+        client.send([array(&[asked]), vec![0]].concat());
+        drop(client);
+        expect_told(&told, &["b new 1", "b gone 1"]);
+        drop(served);
+        assert_eq!(told.recv().ok(), None, "{asked}");
+    }
 }
 
 #[test]

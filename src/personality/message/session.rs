@@ -170,15 +170,15 @@ impl Serving {
         (ctx.server.messages(), client)
     }
 
-    /// Takes the next part of the input, if it is whole; whether there may be more to do.
+    /// Takes the next part of the input, if it is whole and the turn allows it; whether there may be more to do.
     fn step<S: MessageHost>(&mut self, ctx: &mut Context<'_, S>, input: &mut Input) -> io::Result<bool> {
+        if input.lines_left() == 0 {
+            return Ok(false);
+        }
         let taken = match &self.stage {
             Stage::Job(_) => return Ok(false),
             Stage::Request => {
                 let most = ctx.server.messages().request_max_bytes;
-                if message::array(input.bytes(), most)?.is_none() || !input.spend() {
-                    return Ok(false);
-                }
                 let Some((request, length)) = message::array(input.bytes(), most)? else { return Ok(false) };
                 self.request(ctx, request)?;
                 length
@@ -214,6 +214,7 @@ impl Serving {
                 length
             }
         };
+        input.spend();
         input.consume(taken);
         Ok(true)
     }
