@@ -46,21 +46,14 @@ struct Served {
 }
 
 impl Served {
-    /// On a Unix socket that takes descriptors. Accounts: `test` with the password `12345`, `poor` with the same and
-    /// no rights.
+    /// On a Unix socket that takes descriptors.
     fn start(build: impl FnOnce(&mut Messages) + Send + 'static) -> Self {
         let directory = TempDir::new();
         let path = directory.path().join("socket");
         let (sender, receiver) = mpsc::channel();
         let address = path.display().to_string();
         let thread = thread::spawn(move || {
-            let mut server = MessageServer::new("test");
-            let accounts = server.accounts().clone();
-            accounts.add(b"test", Credential::from_phc(HASH)?, Rights::ALL);
-            accounts.add(b"poor", Credential::from_phc(HASH)?, Rights::NONE);
-            server.messages().set_login_timeout(Duration::from_secs(60));
-            build(server.messages());
-            let mut mux = Mux::new(server, Limits::default())?;
+            let mut mux = Mux::new(server(build), Limits::default())?;
             mux.listen(&ListenAt::unix(path).accept_fds(1))?;
             sender.send(mux.handle()).expect("the test waits for it");
             mux.run()
@@ -95,6 +88,49 @@ impl Drop for Served {
             assert!(matches!(ended, Some(Ok(Ok(_)))), "{ended:?}");
         }
     }
+}
+
+/// A server whose turns the test makes itself.
+struct Driven {
+    mux: Mux<MessageServer>,
+    address: String,
+    _directory: TempDir,
+}
+
+impl Driven {
+    /// With the accounts of [`server`].
+    fn new(build: impl FnOnce(&mut Messages)) -> Self {
+        let directory = TempDir::new();
+        let path = directory.path().join("socket");
+        let address = path.display().to_string();
+        let mut mux = Mux::new(server(build), Limits::default()).expect("a loop can be made");
+        mux.listen(&ListenAt::unix(path)).expect("the directory is ours");
+        Self { mux, address, _directory: directory }
+    }
+
+    fn connect(&self) -> Client {
+        Client::connect(&self.address)
+    }
+
+    #[track_caller]
+    fn turn_until(&mut self, mut is_so: impl FnMut(&mut Mux<MessageServer>) -> bool) {
+        let until = Instant::now() + DEADLINE;
+        while !is_so(&mut self.mux) {
+            assert!(Instant::now() < until, "not in time: {:?}", self.mux.server().messages());
+            self.mux.turn(Some(Duration::from_secs(1))).expect("it turns");
+        }
+    }
+}
+
+/// Accounts: `test` with the password `12345`, `poor` with the same and no rights.
+fn server(build: impl FnOnce(&mut Messages)) -> MessageServer {
+    let mut server = MessageServer::new("test");
+    let hash = || Credential::from_phc(HASH).expect("it is a hash");
+    server.accounts().add(b"test", hash(), Rights::ALL);
+    server.accounts().add(b"poor", hash(), Rights::NONE);
+    server.messages().set_login_timeout(Duration::from_secs(60));
+    build(server.messages());
+    server
 }
 
 /// Bytes written as hexadecimal digits; blanks between them mean nothing.
@@ -697,6 +733,20 @@ fn many_requests_at_once_are_answered_in_order_and_others_are_served_between() {
     for number in 0..count {
         flood.expect(array(&["pong", &number.to_string()]));
     }
+}
+
+#[test]
+fn who_is_removed_when_the_secret_was_found_right_but_not_yet_let_in_stays_outside() {
+    let mut driven = Driven::new(|_| {});
+    let mut client = driven.connect();
+    client.send(login("test", "12345"));
+    driven.turn_until(|mux| mux.conns().metrics().offloads == 1);
+    // The check is done, and the loop has not seen it.
+    wait_until("the check is done", || format!("{:?}", driven.mux.handle()).contains("waiting: 1"));
+    assert!(driven.mux.server().accounts().remove(b"test"));
+    driven.turn_until(|mux| mux.server().messages().counters().login_failures == 1);
+    driven.turn_until(|mux| mux.conns().metrics().bytes_out == (hex(BANNER).len() + hex(WRONG).len()) as u64);
+    client.expect([hex(BANNER), hex(WRONG)].concat());
 }
 
 #[test]

@@ -164,6 +164,11 @@ impl AccountsDatabase {
         self.challenge(name).verify(password)
     }
 
+    /// Whether that account has been neither removed nor replaced.
+    pub(super) fn is_current(&self, account: &Arc<Account>) -> bool {
+        self.lock().accounts.get(account.name()).is_some_and(|current| Arc::ptr_eq(current, account))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Table> {
         // A panic in between leaves an account more or less, and an older weight: nothing half done.
         self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
@@ -217,7 +222,7 @@ impl Challenge {
 
     /// The account, if it has been neither removed nor replaced meanwhile.
     fn confirmed(&self, account: &Arc<Account>) -> Option<Arc<Account>> {
-        self.database.get(account.name()).filter(|current| Arc::ptr_eq(current, account))
+        self.database.is_current(account).then(|| Arc::clone(account))
     }
 }
 

@@ -203,8 +203,10 @@ impl Session {
         ctx: &mut Context<'_, S>,
         account: Option<Arc<Account>>,
     ) -> io::Result<()> {
-        ctx.server.messages().hashing.release(ctx.id, ctx.conns);
-        let Some(account) = account else {
+        let messages = ctx.server.messages();
+        messages.hashing.release(ctx.id, ctx.conns);
+        // It may have been removed while the answer waited for the loop.
+        let Some(account) = account.filter(|account| messages.accounts.is_current(account)) else {
             self.fail(ctx);
             return Ok(());
         };
