@@ -10,30 +10,14 @@ use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 
+use common::messages::{array, login};
 use common::{Child, Client, TempDir, example};
-use lineplex::codec::message::{write_array, write_scalar};
 use lineplex::personality::message::{Dialect, MessageClient};
-
-fn array(elements: &[&str]) -> Vec<u8> {
-    let mut out = Vec::new();
-    write_array(&mut out, elements).expect("the test writes what can be written");
-    out
-}
-
-fn scalar(bytes: &str) -> Vec<u8> {
-    let mut out = Vec::new();
-    write_scalar(&mut out, bytes.as_bytes()).expect("the test writes what can be written");
-    out
-}
-
-fn login(password: &str) -> Vec<u8> {
-    [scalar("test"), scalar(password)].concat()
-}
 
 fn logged_in(child_address: std::net::SocketAddr, password: &str) -> Client {
     let mut client = Client::connect(child_address);
     client.expect(array(&["version", "1"]));
-    client.send(login(password));
+    client.send(login("test", password));
     client.expect(array(&["ok"]));
     client
 }
@@ -84,7 +68,7 @@ fn a_restart_keeps_logged_in_clients_with_half_a_request_and_those_who_are_about
         client.send(&ping[4..]);
         client.expect(array(&["pong", &(2 * round + 1).to_string()]));
     }
-    newcomer.send(login("12345"));
+    newcomer.send(login("test", "12345"));
     newcomer.expect(array(&["ok"]));
     newcomer.send(ping);
     newcomer.expect(array(&["pong", "0"]));
@@ -142,14 +126,14 @@ fn a_password_is_found_nowhere_in_the_process_nor_in_its_log_after_the_login_and
     let address = child.wait_for_address();
     let mut client = Client::connect(address);
     client.expect(array(&["version", "1"]));
-    let bytes = login(CANARY);
+    let bytes = login("test", CANARY);
     // Also where it comes in two pieces.
     client.send(&bytes[..25]);
     client.send(&bytes[25..]);
     client.expect(array(&["ok"]));
     let mut wrong = Client::connect(address);
     wrong.expect(array(&["version", "1"]));
-    wrong.send(login(WRONG));
+    wrong.send(login("test", WRONG));
     wrong.expect(array(&["Invalid username or password."]));
     client.send(array(&["ping"]));
     client.expect(array(&["pong", "0"]));

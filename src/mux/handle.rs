@@ -73,6 +73,13 @@ impl<S: Server> Handle<S> {
         self.ask(Ask::Server(Box::new(work)))
     }
 
+    /// As [`run`](Self::run), also when the queue is full: for what is bounded by something else.
+    #[cfg(feature = "auth")]
+    pub(crate) fn run_anyway(&self, work: impl FnOnce(&mut S, &mut Room<'_, S>) + Send + 'static) {
+        // A loop that has ended needs nothing more.
+        let _ = self.push(Ask::Server(Box::new(work)), usize::MAX);
+    }
+
     /// Ends the loop, as [`Conns::stop`](crate::Conns::stop) does.
     ///
     /// # Errors

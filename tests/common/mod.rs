@@ -18,6 +18,8 @@
 #![allow(dead_code, reason = "each test file uses its part of this module")]
 
 pub(crate) mod lineload;
+#[cfg(feature = "auth")]
+pub(crate) mod messages;
 pub(crate) mod perl;
 #[cfg(feature = "daemon")]
 pub(crate) mod rights;

@@ -1,8 +1,8 @@
 //! The login: the banner, a name and a password as scalar messages, the check, the verdict.
 //!
-//! The client has one budget of time for its part. The password is read into a buffer that is wiped, and wiped where it was
-//! received; it is checked on another thread, few at once, with the same work whether the account exists or not. A refusal
-//! comes no earlier than its time, so that it tells nothing but "no".
+//! One budget of time for all of it: whoever is not in when it is over is closed without a word. The password is read into a
+//! buffer that is wiped, and wiped where it was received; it is checked on another thread, few at once, with the same work
+//! whether the account exists or not. A refusal comes no earlier than its time, so that it tells nothing but "no".
 
 use std::io;
 use std::sync::Arc;
@@ -11,20 +11,24 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 use super::account::Account;
-use super::database::Challenge;
 use super::dialect::Dialect;
-use super::messages::{MessageHost, Place};
+use super::messages::MessageHost;
 use super::penalties::Source;
 use super::session::{Session, State, held, shown};
 use crate::codec::message::{self, ScalarReader};
 use crate::net::PeerAddr;
 use crate::state::{StateError, StateReader, StateWriter};
-use crate::{Context, Input, Peer, Saved};
+use crate::{Context, Handle, Input, Peer, Saved};
 
 /// How far a login is.
 pub(super) struct Login {
     name: Vec<u8>,
     step: Step,
+    /// When it is over. None until it begins, and after a restart until the password is there: the deadline of the connection
+    /// goes along, and counts.
+    until: Option<Instant>,
+    /// Whether it has one of the [`Places`](super::logins::Places), which after a restart it has not.
+    placed: bool,
 }
 
 enum Step {
@@ -34,39 +38,50 @@ enum Step {
     Check {
         password: Arc<Zeroizing<Vec<u8>>>,
         since: Instant,
+        running: bool,
     },
-    /// The verdict waits for its time.
-    Refused,
+    /// The verdict waits for its time; if that is too late, there will be none.
+    Refused {
+        told: bool,
+    },
 }
 
 impl Default for Login {
     fn default() -> Self {
-        Self { name: Vec::new(), step: Step::Name(ScalarReader::new(USERNAME_MAX_BYTES)) }
+        Self::at(Step::Name(ScalarReader::new(USERNAME_MAX_BYTES)), Vec::new())
     }
 }
 
 impl Login {
-    /// A login of which nothing is half read goes along. A password never does.
+    fn at(step: Step, name: Vec<u8>) -> Self {
+        Self { name, step, until: None, placed: false }
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        self.until.is_none_or(|until| now >= until)
+    }
+
+    /// A login of which nothing is half read goes along, and a refusal that waits for its time. A password never does.
     pub(super) fn save(&self, out: &mut StateWriter) -> Saved {
-        let (has_name, reader) = match &self.step {
-            Step::Name(reader) => (false, reader),
-            Step::Password(reader) => (true, reader),
-            Step::Check { .. } | Step::Refused => return Saved::Drain,
+        let step = match &self.step {
+            Step::Name(reader) if reader.is_fresh() => NAME,
+            Step::Password(reader) if reader.is_fresh() => PASSWORD,
+            Step::Refused { told: true } => REFUSED,
+            _ => return Saved::Drain,
         };
-        if !reader.is_fresh() {
-            return Saved::Drain;
-        }
-        out.bool(has_name).bytes(&self.name);
+        out.u8(step).bytes(&self.name);
         Saved::Keep
     }
 
     pub(super) fn restore(state: &mut StateReader<'_>) -> Result<Self, StateError> {
-        let (has_name, name) = (state.bool()?, state.bytes()?);
-        let step = match has_name {
-            true => Step::Password(ScalarReader::new(PASSWORD_MAX_BYTES)),
-            false => Step::Name(ScalarReader::new(USERNAME_MAX_BYTES)),
+        let (step, name) = (state.u8()?, state.bytes()?);
+        let step = match step {
+            NAME => Step::Name(ScalarReader::new(USERNAME_MAX_BYTES)),
+            PASSWORD => Step::Password(ScalarReader::new(PASSWORD_MAX_BYTES)),
+            REFUSED => Step::Refused { told: true },
+            other => return Err(StateError::invalid("a login", other.into())),
         };
-        Ok(Self { name: name.to_vec(), step })
+        Ok(Self::at(step, name.to_vec()))
     }
 }
 
@@ -77,7 +92,8 @@ enum Refusal {
     PasswordTooLong,
     /// The name or the password.
     Wrong,
-    TooMany,
+    /// Too many logins are under way.
+    Crowded,
 }
 
 impl Refusal {
@@ -90,8 +106,8 @@ impl Refusal {
             (Self::PasswordTooLong, Dialect::Status) => "The supplied password is too long",
             (Self::Wrong, Dialect::Classic) => "Invalid username or password.",
             (Self::Wrong, Dialect::Status) => "Invalid username or password",
-            (Self::TooMany, Dialect::Classic) => "Too many logins at once. Try again later.",
-            (Self::TooMany, Dialect::Status) => "Too many logins at once, try again later",
+            (Self::Crowded, Dialect::Classic) => "Too many logins at once. Try again later.",
+            (Self::Crowded, Dialect::Status) => "Too many logins at once, try again later",
         }
     }
 }
@@ -104,10 +120,30 @@ impl Session {
         }
     }
 
-    pub(super) fn begin_login<S: MessageHost>(&self, ctx: &mut Context<'_, S>) {
-        let time = ctx.server.messages().login_time;
+    pub(super) fn begin_login<S: MessageHost>(&mut self, ctx: &mut Context<'_, S>) {
+        let (now, from) = (ctx.now, source(ctx.peer));
         ctx.write(BANNER);
-        ctx.set_timeout(time);
+        let messages = ctx.server.messages();
+        ctx.conns.set_timeout(ctx.id, messages.login_time);
+        if !messages.places.take(from) {
+            messages.counters.logins_turned_away += 1;
+            if let Some(more) = messages.quiet.crowd.allow(now) {
+                log::warn!("too many logins at once: {} is turned away{}", ctx.peer.addr(), held(more));
+            }
+            // The rest is done when that is sent, at the latest when its time is over.
+            self.state = State::Over { placed: false };
+            return tell(ctx, Refusal::Crowded);
+        }
+        if let Some(login) = self.login() {
+            (login.until, login.placed) = (Some(now + messages.login_time), true);
+        }
+    }
+
+    /// It was turned away and has been told. It is not waited for: there may be many.
+    pub(super) fn turn_out<S: MessageHost>(&self, ctx: &mut Context<'_, S>) {
+        if let State::Over { .. } = &self.state {
+            ctx.abort();
+        }
     }
 
     /// Takes what there is of the name and the password.
@@ -122,8 +158,8 @@ impl Session {
                 Step::Name(reader) => (reader, Refusal::NameTooLong),
                 Step::Password(reader) => (reader, Refusal::PasswordTooLong),
                 Step::Check { .. } => return Ok(()),
-                Step::Refused => {
-                    input.rest();
+                Step::Refused { .. } => {
+                    input.wipe(usize::MAX);
                     return Ok(());
                 }
             };
@@ -131,7 +167,7 @@ impl Session {
                 Ok(taken) => input.wipe(taken),
                 Err(_) => {
                     input.wipe(usize::MAX);
-                    ctx.server.messages().counters.login_failures += 1;
+                    self.note_failure(ctx, refusal);
                     self.refuse(ctx, refusal);
                     return Ok(());
                 }
@@ -141,61 +177,64 @@ impl Session {
                 login.name = value.to_vec();
                 login.step = Step::Password(ScalarReader::new(PASSWORD_MAX_BYTES));
             } else {
-                return self.check(ctx, value);
+                return self.take_password(ctx, value);
             }
         }
         Ok(())
     }
 
-    /// The password is here.
-    fn check<S: MessageHost>(
+    fn take_password<S: MessageHost>(
         &mut self,
         ctx: &mut Context<'_, S>,
         password: Zeroizing<Vec<u8>>,
     ) -> io::Result<()> {
         let Some(login) = self.login() else { return Ok(()) };
-        // The client has done its part.
-        ctx.conns.clear_timeout(ctx.id);
         let messages = ctx.server.messages();
         if let Some(account) = messages.accounts.challenge(&login.name).try_token(&password) {
             return self.accept(ctx, account);
         }
-        login.step = Step::Check { password: Arc::new(password), since: ctx.now };
+        login.until.get_or_insert(ctx.now + messages.login_time);
+        login.step = Step::Check { password: Arc::new(password), since: ctx.now, running: false };
         ctx.conns.pause_input(ctx.id);
-        match messages.hashing.ask(ctx.id) {
-            Place::Here => self.hash(ctx),
-            Place::Later => Ok(()),
-            Place::Full => {
-                self.refuse(ctx, Refusal::TooMany);
-                Ok(())
-            }
-        }
-    }
-
-    /// Its turn to be checked has come.
-    pub(super) fn place_is_free<S: MessageHost>(&mut self, ctx: &mut Context<'_, S>) -> io::Result<()> {
-        let granted = ctx.server.messages().hashing.has(ctx.id);
-        let waits = matches!(self.login().map(|login| &login.step), Some(Step::Check { .. }));
-        if granted && waits { self.hash(ctx) } else { Ok(()) }
-    }
-
-    /// Has the password checked on another thread.
-    fn hash<S: MessageHost>(&mut self, ctx: &mut Context<'_, S>) -> io::Result<()> {
-        let Some(Login { name, step: Step::Check { password, .. } }) = self.login() else { return Ok(()) };
-        let challenge: Challenge = ctx.server.messages().accounts.challenge(name);
-        let password = Arc::clone(password);
-        let done = ctx.offload(
-            move || challenge.verify(&password),
-            |client, ctx, account| match S::session(client) {
-                Some(session) => session.checked(ctx, account),
-                None => Ok(()),
-            },
-        );
-        if done.is_err() {
-            // Other work has filled the pool: again in a moment.
-            ctx.set_timeout(POOL_FULL_WAIT);
-        }
+        self.check(ctx);
         Ok(())
+    }
+
+    /// Has the password checked on another thread, if its turn has come; else it will be asked again.
+    pub(super) fn check<S: MessageHost>(&mut self, ctx: &mut Context<'_, S>) {
+        let Some(Login { name, step: Step::Check { password, running, .. }, until, .. }) = self.login()
+        else {
+            return;
+        };
+        if *running {
+            return;
+        }
+        let (now, from) = (ctx.now, source(ctx.peer));
+        let left = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
+        let messages = ctx.server.messages();
+        let wait = messages.penalties.wait(from, now);
+        if !wait.is_zero() {
+            messages.hashing.leave(ctx.id, ctx.conns);
+            ctx.set_timeout(wait.min(left));
+            return;
+        }
+        if !messages.hashing.ask(ctx.id, from, ctx.conns) {
+            ctx.set_timeout(left);
+            return;
+        }
+        let (challenge, password) = (messages.accounts.challenge(name), Arc::clone(password));
+        let place = HashingPlace(ctx.handle());
+        let work = move || {
+            let _held = place;
+            challenge.verify(&password)
+        };
+        let given = ctx.offload(work, |client, ctx, account| match S::session(client) {
+            Some(session) => session.checked(ctx, account),
+            None => Ok(()),
+        });
+        *running = given.is_ok();
+        // Other work has filled the pool: again in a moment.
+        ctx.set_timeout(if *running { left } else { POOL_FULL_WAIT.min(left) });
     }
 
     fn checked<S: MessageHost>(
@@ -203,21 +242,23 @@ impl Session {
         ctx: &mut Context<'_, S>,
         account: Option<Arc<Account>>,
     ) -> io::Result<()> {
-        let messages = ctx.server.messages();
-        messages.hashing.release(ctx.id, ctx.conns);
+        let accounts = &ctx.server.messages().accounts;
         // It may have been removed while the answer waited for the loop.
-        let Some(account) = account.filter(|account| messages.accounts.is_current(account)) else {
-            self.fail(ctx);
-            return Ok(());
-        };
-        self.accept(ctx, account)
+        match account.filter(|account| accounts.is_current(account)) {
+            Some(account) => self.accept(ctx, account),
+            None => {
+                self.fail(ctx);
+                Ok(())
+            }
+        }
     }
 
     fn accept<S: MessageHost>(&mut self, ctx: &mut Context<'_, S>, account: Arc<Account>) -> io::Result<()> {
+        ctx.clear_timeout();
         ctx.resume_input();
+        self.give_place_back(ctx);
         let messages = ctx.server.messages();
         messages.counters.logins += 1;
-        messages.penalties.success(source(ctx.peer));
         messages.scratch.clear();
         let verdict = messages.dialect_of(ctx.peer.listener()).verdict_ok();
         message::write_array(&mut messages.scratch, verdict)?;
@@ -227,61 +268,98 @@ impl Session {
 
     /// Neither name nor password is said to be the wrong one.
     fn fail<S: MessageHost>(&mut self, ctx: &mut Context<'_, S>) {
+        self.note_failure(ctx, Refusal::Wrong);
+        let (now, from) = (ctx.now, source(ctx.peer));
         let Some(login) = self.login() else { return };
-        let Step::Check { since, .. } = &login.step else { return };
-        let messages = ctx.server.messages();
-        messages.counters.login_failures += 1;
-        let due = messages.penalties.delay(source(ctx.peer), &login.name, ctx.now);
-        if let Some(more) = messages.quiet.failure.allow(ctx.now) {
-            let name = shown(&login.name);
-            log::warn!(
-                "connection {}: login of {name} from {} refused{}",
-                ctx.id,
-                ctx.peer.addr(),
-                held(more)
-            );
-        }
-        let due = due.saturating_sub(ctx.now.saturating_duration_since(*since));
-        login.step = Step::Refused;
-        ctx.set_timeout(due);
+        let (Step::Check { since, .. }, Some(until)) = (&login.step, login.until) else { return };
+        let penalties = &mut ctx.server.messages().penalties;
+        let due = (*since + penalties.delay(from, &login.name, now)).min(until);
+        // Earlier than the first delay it would tell how long the check took.
+        let told = due >= *since + penalties.first();
+        login.step = Step::Refused { told };
+        ctx.set_timeout(due.saturating_duration_since(now));
     }
 
-    /// The time for the login, or until a verdict, is over.
-    pub(super) fn login_time_is_over<S: MessageHost>(&mut self, ctx: &mut Context<'_, S>) -> io::Result<()> {
-        let Some(login) = self.login() else { return Ok(()) };
-        match &login.step {
-            Step::Refused => self.refuse(ctx, Refusal::Wrong),
-            Step::Check { .. } => return self.hash(ctx),
-            Step::Name(_) | Step::Password(_) => {
-                let (now, messages) = (ctx.now, ctx.server.messages());
-                messages.counters.login_timeouts += 1;
-                if let Some(more) = messages.quiet.timeout.allow(now) {
-                    log::warn!(
-                        "connection {}: login timed out, from {}{}",
-                        ctx.id,
-                        ctx.peer.addr(),
-                        held(more)
-                    );
-                }
-                self.state = State::Over;
-                // Without a word.
-                ctx.close();
-            }
+    fn note_failure<S: MessageHost>(&mut self, ctx: &mut Context<'_, S>, refusal: Refusal) {
+        let Some(login) = self.login() else { return };
+        let messages = ctx.server.messages();
+        messages.counters.login_failures += 1;
+        if let Some(more) = messages.quiet.failure.allow(ctx.now) {
+            let (name, from) = (shown(&login.name), ctx.peer.addr());
+            let why = refusal.text(Dialect::Status);
+            log::warn!("connection {}: login of {name} from {from} refused: {why}{}", ctx.id, held(more));
         }
-        Ok(())
+    }
+
+    /// The deadline of the connection has come: it is that of the login, or of what it waits for.
+    pub(super) fn login_deadline<S: MessageHost>(&mut self, ctx: &mut Context<'_, S>) {
+        let (now, messages) = (ctx.now, ctx.server.messages());
+        let Some(login) = self.login() else { return };
+        let waited = match &login.step {
+            Step::Refused { told: true } => return self.refuse(ctx, Refusal::Wrong),
+            Step::Check { .. } if !login.is_over(now) => return self.check(ctx),
+            Step::Name(_) | Step::Password(_) => false,
+            Step::Check { .. } | Step::Refused { .. } => true,
+        };
+        messages.counters.login_timeouts += 1;
+        if let Some(more) = messages.quiet.timeout.allow(now) {
+            let what = if waited { ", its password still unanswered" } else { "" };
+            let from = ctx.peer.addr();
+            log::warn!("connection {}: login timed out{what}, from {from}{}", ctx.id, held(more));
+        }
+        // Without a word.
+        self.end_login(ctx);
     }
 
     fn refuse<S: MessageHost>(&mut self, ctx: &mut Context<'_, S>, refusal: Refusal) {
-        let messages = ctx.server.messages();
-        messages.scratch.clear();
-        let dialect = messages.dialect_of(ctx.peer.listener());
-        let verdict = dialect.verdict_error(refusal.text(dialect));
-        // Its texts are ours, and fit.
-        if message::write_array(&mut messages.scratch, &verdict).is_ok() {
-            ctx.conns.write(ctx.id, &messages.scratch);
-        }
-        self.state = State::Over;
+        tell(ctx, refusal);
+        self.end_login(ctx);
+    }
+
+    /// The login is over, and the connection about to be. It keeps its place until it is: to wait for a client that does not
+    /// read what it is told costs a descriptor, too.
+    fn end_login<S: MessageHost>(&mut self, ctx: &mut Context<'_, S>) {
+        ctx.server.messages().hashing.leave(ctx.id, ctx.conns);
+        let placed = self.login().is_some_and(|login| login.placed);
+        self.state = State::Over { placed };
         ctx.close();
+    }
+
+    fn give_place_back<S: MessageHost>(&mut self, ctx: &mut Context<'_, S>) {
+        let placed = match &mut self.state {
+            State::LoggingIn(Login { placed, .. }) | State::Over { placed } => std::mem::take(placed),
+            State::Serving(_) | State::Orphaned => false,
+        };
+        if placed {
+            ctx.server.messages().places.give_back(source(ctx.peer));
+        }
+    }
+
+    /// The connection is gone. A check that runs gives its place back when it is over.
+    pub(super) fn leave_login<S: MessageHost>(&mut self, ctx: &mut Context<'_, S>) {
+        ctx.server.messages().hashing.leave(ctx.id, ctx.conns);
+        self.give_place_back(ctx);
+    }
+}
+
+/// Tells the client why it is refused.
+fn tell<S: MessageHost>(ctx: &mut Context<'_, S>, refusal: Refusal) {
+    let messages = ctx.server.messages();
+    messages.scratch.clear();
+    let dialect = messages.dialect_of(ctx.peer.listener());
+    let verdict = dialect.verdict_error(refusal.text(dialect));
+    // Its texts are ours, and fit.
+    if message::write_array(&mut messages.scratch, &verdict).is_ok() {
+        ctx.conns.write(ctx.id, &messages.scratch);
+    }
+}
+
+/// One of the checks that may run at once, from when it begins until it is over, or dropped without having run.
+struct HashingPlace<S: MessageHost>(Handle<S>);
+
+impl<S: MessageHost> Drop for HashingPlace<S> {
+    fn drop(&mut self) {
+        self.0.run_anyway(|server, room| server.messages().hashing.done(room.conns));
     }
 }
 
@@ -299,3 +377,8 @@ const BANNER: &[u8] = b"\0\x0aversion\x001\0";
 const USERNAME_MAX_BYTES: u32 = 100;
 const PASSWORD_MAX_BYTES: u32 = 100;
 const POOL_FULL_WAIT: Duration = Duration::from_millis(20);
+
+/// In a saved state.
+const NAME: u8 = 0;
+const PASSWORD: u8 = 1;
+const REFUSED: u8 = 2;

@@ -1,7 +1,7 @@
 //! What the sessions of a message server share: [`Messages`], the list of handlers, the accounts, the settings and the
 //! counters; and [`MessageHost`], by which a session finds it in any server.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
@@ -11,7 +11,8 @@ use super::client_context::ClientContext;
 use super::database::AccountsDatabase;
 use super::dialect::Dialect;
 use super::handler::{Answer, Handler, Own, Processed, Registered};
-use super::penalties::Penalties;
+use super::logins::{Line, Places};
+use super::penalties::{Penalties, Source};
 use super::session::Session;
 use crate::codec::message::{ARRAY_MAX_BYTES, Elements};
 use crate::logging::Quiet;
@@ -41,6 +42,7 @@ pub struct Messages {
     pub(super) dialect: Dialect,
     /// By the name of a listener.
     pub(super) dialects: BTreeMap<String, Dialect>,
+    pub(super) places: Places,
     pub(super) hashing: Hashing,
     pub(super) penalties: Penalties,
     pub(super) counters: Counters,
@@ -57,8 +59,10 @@ pub struct Counters {
     pub logins: u64,
     /// Logins with an unknown name, a wrong password, or one that was too long.
     pub login_failures: u64,
-    /// Clients that took longer than the login may take.
+    /// Logins that took longer than they may take, be it that the client was slow or that its password had to wait.
     pub login_timeouts: u64,
+    /// Clients that were told to try again later, since too many logins were under way.
+    pub logins_turned_away: u64,
     /// Requests that a handler has taken.
     pub requests: u64,
     /// Requests that nobody knew, and that closed their connection.
@@ -69,6 +73,7 @@ pub struct Counters {
 pub(super) struct Quiets {
     pub(super) failure: Quiet,
     pub(super) timeout: Quiet,
+    pub(super) crowd: Quiet,
     pub(super) unknown: Quiet,
 }
 
@@ -85,10 +90,11 @@ impl Messages {
             request_max_bytes: ARRAY_MAX_BYTES,
             dialect: Dialect::default(),
             dialects: BTreeMap::new(),
+            places: Places::new(LOGINS_MAX),
             hashing: Hashing::new(HASHING_JOBS),
             penalties: Penalties::default(),
             counters: Counters::default(),
-            quiet: Quiets { failure: quiet(), timeout: quiet(), unknown: quiet() },
+            quiet: Quiets { failure: quiet(), timeout: quiet(), crowd: quiet(), unknown: quiet() },
             scratch: Vec::new(),
         }
     }
@@ -101,8 +107,8 @@ impl Messages {
         self
     }
 
-    /// How long a client may take to log in, everything together. Default 2 s. What our side takes to check the password
-    /// does not count.
+    /// How long a login may take, everything together, also until its password is checked: whoever is not in by then is
+    /// closed without a word. Default 2 s, in which two cores check some 150 passwords.
     ///
     /// # Panics
     /// Zero, with which nobody could log in.
@@ -135,6 +141,19 @@ impl Messages {
     /// `Limits::offload_threads`. Others wait their turn. Default 2.
     pub fn set_hashing_jobs(&mut self, jobs: usize) -> &mut Self {
         self.hashing.most = jobs.max(1);
+        self
+    }
+
+    /// Logins under way at once. One source (an address, or a user on a Unix socket) may have as many as are left, so one
+    /// alone half of them; for whoever comes then there is a verdict that says so. Default 1024.
+    pub fn set_logins_max(&mut self, logins: usize) -> &mut Self {
+        self.places.set_most(logins);
+        self
+    }
+
+    /// What failed logins cost. Default [`Penalties::default()`]; no answer comes later than a login may take.
+    pub fn set_penalties(&mut self, penalties: Penalties) -> &mut Self {
+        self.penalties = penalties;
         self
     }
 
@@ -310,66 +329,60 @@ impl Joining<'_> {
     }
 }
 
-/// Whose passwords are being checked, and who waits for that. A check takes 26 ms and 19 MiB, so there are few at once; those
-/// who wait hold their password and a place in this queue, at most one for each connection.
+/// How many passwords are being checked, and who waits for that. A check takes 26 ms and 19 MiB, so there are few at once.
 #[derive(Debug)]
 pub(super) struct Hashing {
     most: usize,
-    /// Who has a place.
-    granted: HashSet<ConnId>,
-    queue: VecDeque<ConnId>,
+    /// Checks that run, also of clients who have left meanwhile: what they cost is spent all the same.
+    running: usize,
+    line: Line,
 }
 
 impl Hashing {
     fn new(most: usize) -> Self {
-        Self { most, granted: HashSet::new(), queue: VecDeque::new() }
+        Self { most, running: 0, line: Line::default() }
     }
 
-    /// Asks for a place.
-    pub(super) fn ask(&mut self, id: ConnId) -> Place {
-        if self.granted.len() < self.most {
-            self.granted.insert(id);
-            return Place::Here;
+    /// Whether the check of that login may begin: then [`done`](Self::done) follows. Else it waits in line, and is woken to
+    /// ask again.
+    pub(super) fn ask(&mut self, id: ConnId, source: Source, conns: &mut Conns) -> bool {
+        let first = self.line.first();
+        if self.running >= self.most || first.is_some_and(|first| first != id) {
+            self.line.join(id, source);
+            self.wake_next(conns);
+            return false;
         }
-        if self.queue.len() >= LOGINS_WAITING_MAX {
-            return Place::Full;
-        }
-        self.queue.push_back(id);
-        Place::Later
+        self.line.serve_first();
+        self.running += 1;
+        self.wake_next(conns);
+        true
     }
 
-    pub(super) fn has(&self, id: ConnId) -> bool {
-        self.granted.contains(&id)
+    /// That login does not wait any more, if it did.
+    pub(super) fn leave(&mut self, id: ConnId, conns: &mut Conns) {
+        self.line.leave(id);
+        self.wake_next(conns);
     }
 
-    /// Its check is over, or it has gone: the next may.
-    pub(super) fn release(&mut self, id: ConnId, conns: &mut Conns) {
-        if !self.granted.remove(&id) {
-            return;
-        }
-        while self.granted.len() < self.most {
-            let Some(next) = self.queue.pop_front() else { return };
-            if conns.is_open(next) {
-                self.granted.insert(next);
-                conns.wake(next);
+    /// A check is over.
+    pub(super) fn done(&mut self, conns: &mut Conns) {
+        self.running -= 1;
+        self.wake_next(conns);
+    }
+
+    fn wake_next(&mut self, conns: &mut Conns) {
+        while let Some(first) = self.line.first().filter(|_| self.running < self.most) {
+            if conns.is_open(first) {
+                return conns.wake(first);
             }
+            self.line.leave(first);
         }
     }
 }
 
-/// Whether a password may be checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    Here,
-    /// The client is woken when it may.
-    Later,
-    /// Too many wait already.
-    Full,
-}
-
-/// Logins that wait for their password to be checked, those counted that have left meanwhile. At it a login is refused with
-/// a sentence. On two cores the last of so many waits for a minute.
-const LOGINS_WAITING_MAX: usize = 4096;
+/// Logins under way at once, of everybody together. At it, and of a source that has as many as are left, a client is told to
+/// try again later.
+const LOGINS_MAX: usize = 1024;
 /// As the original's.
 const LOGIN_TIME: Duration = Duration::from_secs(2);
 /// As many as `Limits::offload_threads`.

@@ -26,6 +26,7 @@
 //! | original | here |
 //! |---|---|
 //! | one right of several is enough | all that are asked for |
+//! | nothing limits who logs in | places for logins under way, shared out by source; a line in which every source has its turn |
 //! | passwords are kept and compared as they are | argon2id, checked on a thread of the pool, or random tokens; compared in constant time, wiped |
 //! | the verdict tells by its time whether a name exists | the same work and the same delay |
 //! | any exception but its own ends the process | a handler that fails or panics costs its client |
@@ -45,6 +46,7 @@ mod default_account;
 mod dialect;
 mod handler;
 mod login;
+mod logins;
 mod messages;
 mod penalties;
 mod rights;

@@ -1,8 +1,10 @@
-//! How long somebody waits for the answer that a login failed: longer each time, for the source and for the name.
+//! What a failed login costs whoever sent it: its answer comes later each time, for the source and for the name, and a source
+//! that has many failures at once waits before its next password is looked at.
 //!
-//! Values only: no clock is read and nothing sleeps; the caller holds the answer back with a timer. A name is delayed
-//! whether it is known or not, and never locked out, since anybody could do that to anybody. Both tables are bounded: the
-//! one that failed longest ago is forgotten first.
+//! Values only: no clock is read and nothing sleeps; the caller holds back with a timer. Late answers alone would slow nobody
+//! down who asks on many connections: that no "ok" has come is answer enough. A name is delayed whether it is known or not,
+//! and never locked out, since anybody could do that to anybody. Both tables are bounded: the one that failed longest ago is
+//! forgotten first.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher as _, Hash, RandomState};
@@ -45,39 +47,73 @@ impl From<IpAddr> for Source {
 /// use std::time::{Duration, Instant};
 ///
 /// let mut penalties = Penalties::default();
-/// let now = Instant::now();
-/// let first = penalties.delay(Source::User(1000), b"me", now);
+/// let (me, now) = (Source::User(1000), Instant::now());
+/// let first = penalties.delay(me, b"me", now);
 /// assert!((Duration::from_millis(100)..=Duration::from_millis(110)).contains(&first));
-/// assert_eq!(penalties.delay(Source::User(1000), b"me", now), first + Duration::from_millis(100));
+/// assert_eq!(penalties.delay(me, b"me", now), first + Duration::from_millis(100));
+/// assert_eq!(penalties.wait(me, now), Duration::ZERO);
 /// ```
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Penalties {
+    first: Duration,
+    most: Duration,
     sources: Failures<Source>,
     /// By a keyed hash of the name, which needs no more room for a longer one.
     users: Failures<u64>,
     key: RandomState,
 }
 
+impl Default for Penalties {
+    /// Delays from 100 ms, more than a hash takes, so that the time of the answer says nothing about the work behind it, to
+    /// 3.2 s.
+    fn default() -> Self {
+        Self::new(Duration::from_millis(100), Duration::from_millis(3200))
+    }
+}
+
 impl Penalties {
-    /// Counts a failed login and says how long its answer is held back: 100 ms at the first, doubled for each failure before
-    /// of the same source or of the same name, whichever has more, and at most 3.2 s; to which a part of at most 10 ms is
-    /// added that is always the same for a name. A minute after its last failure a source, or a name, is forgotten.
+    /// With these delays for the first failure, and at most.
+    #[must_use]
+    pub fn new(first: Duration, most: Duration) -> Self {
+        Self {
+            first,
+            most,
+            sources: Failures::default(),
+            users: Failures::default(),
+            key: RandomState::new(),
+        }
+    }
+
+    /// Counts a failed login and says how long after it was sent its answer is due: the first delay at the first, doubled for
+    /// each failure before of the same source or of the same name, whichever has more, up to the longest; to which a part of
+    /// at most 10 ms is added that is always the same for a name. A minute after its last failure a source, or a name, is
+    /// forgotten; a login that succeeds in between forgets nothing, or whoever has an account could guess at others'.
     ///
     /// `now` is the time of the failure, and does not go backwards from call to call.
     #[must_use = "it is counted; the delay is the caller's to keep"]
     pub fn delay(&mut self, source: Source, user: &[u8], now: Instant) -> Duration {
         let name = self.key.hash_one(user);
-        let before = self.sources.count(source, now).max(self.users.count(name, now));
-        // Nobody doubles more often than it takes to reach the maximum.
-        let doubled = DELAY_MIN * (1 << before.min(DOUBLINGS_MAX));
+        let of_source = self.sources.count(source, now);
+        let of_name = self.users.count(name, now);
+        let doubled = |before: u32| self.first.saturating_mul(1 << before.min(u32::BITS - 1)).min(self.most);
+        self.sources.owe(&source, doubled(of_source) / SIDE_BY_SIDE, now);
         let jitter = name % u64::try_from(JITTER_MAX.as_micros()).unwrap_or(u64::MAX);
-        doubled.min(DELAY_MAX) + Duration::from_micros(jitter)
+        doubled(of_source.max(of_name)) + Duration::from_micros(jitter)
     }
 
-    /// A login has succeeded: the failures of that source are forgotten. Those of the name are not, since another may be
-    /// trying it.
-    pub fn success(&mut self, source: Source) {
-        self.sources.forget(&source);
+    /// The least that [`delay`](Self::delay) says.
+    #[must_use]
+    pub fn first(&self) -> Duration {
+        self.first
+    }
+
+    /// How long the next password of that source waits until it is looked at, however many connections it has: so long that
+    /// in the long run no more than four of its delays are side by side. Nothing for who fails now and then, or sends one
+    /// login after the other.
+    #[must_use]
+    pub fn wait(&self, source: Source, now: Instant) -> Duration {
+        let owed = self.sources.entries.get(&source).map_or(Duration::ZERO, |entry| entry.owed(now));
+        owed.saturating_sub(self.most)
     }
 }
 
@@ -95,6 +131,8 @@ struct Entry {
     count: u32,
     last: Instant,
     turn: u64,
+    /// When what its failures cost is over, were they one after the other.
+    clear: Instant,
 }
 
 impl<K> Default for Failures<K> {
@@ -106,7 +144,8 @@ impl<K> Default for Failures<K> {
 impl<K: Copy + Eq + Hash> Failures<K> {
     /// Counts a failure; gives how many there were before it.
     fn count(&mut self, who: K, now: Instant) -> u32 {
-        let before = self.forget(&who).filter(|entry| !entry.is_over(now)).map_or(0, |entry| entry.count);
+        let known = self.forget(&who).filter(|entry| !entry.is_over(now));
+        let (before, clear) = known.map_or((0, now), |entry| (entry.count, entry.clear));
         while self.oldest().is_some_and(|entry| entry.is_over(now)) || self.entries.len() >= ENTRIES_MAX {
             let Some((_, oldest)) = self.turns.pop_first() else { break };
             self.entries.remove(&oldest);
@@ -114,8 +153,14 @@ impl<K: Copy + Eq + Hash> Failures<K> {
         let turn = self.next_turn;
         self.next_turn += 1;
         self.turns.insert(turn, who);
-        self.entries.insert(who, Entry { count: before.saturating_add(1), last: now, turn });
+        self.entries.insert(who, Entry { count: before.saturating_add(1), last: now, turn, clear });
         before
+    }
+
+    fn owe(&mut self, who: &K, cost: Duration, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(who) {
+            entry.clear = entry.clear.max(now) + cost;
+        }
     }
 
     fn oldest(&self) -> Option<&Entry> {
@@ -133,14 +178,15 @@ impl Entry {
     fn is_over(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.last) >= FORGOTTEN_AFTER
     }
+
+    fn owed(&self, now: Instant) -> Duration {
+        self.clear.saturating_duration_since(now)
+    }
 }
 
-/// Before the jitter; more than a hash takes, so that the time of the answer says nothing about the work behind it.
-const DELAY_MIN: Duration = Duration::from_millis(100);
-const DELAY_MAX: Duration = Duration::from_millis(3200);
 const JITTER_MAX: Duration = Duration::from_millis(10);
-/// 100 ms, five times doubled, are 3.2 s.
-const DOUBLINGS_MAX: u32 = 5;
+/// Delays of a source that pass at the same time, in the long run.
+const SIDE_BY_SIDE: u32 = 4;
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 /// Of sources, and of names: some 200 KB each.
 const ENTRIES_MAX: usize = 4096;
@@ -195,16 +241,53 @@ mod tests {
     }
 
     #[test]
-    fn a_success_clears_the_source_and_not_the_name() {
-        let (mut penalties, now) = (Penalties::default(), Instant::now());
-        for name in [b"a", b"b", b"c"] {
-            let _ = penalties.delay(HERE, name, now);
+    fn who_asks_on_many_connections_gets_no_more_answers_than_four_at_a_time_would() {
+        let (mut penalties, start) = (Penalties::default(), Instant::now());
+        let mut now = start;
+        let mut at_once = 0;
+        let mut guesses = 0_u32;
+        while now < start + Duration::from_secs(600) {
+            let wait = penalties.wait(HERE, now);
+            assert_eq!(penalties.wait(Source::Unknown, now), Duration::ZERO);
+            now += wait;
+            let _ = penalties.delay(HERE, format!("user {guesses}").as_bytes(), now);
+            guesses += 1;
+            at_once += u32::from(now == start);
         }
-        penalties.success(HERE);
-        penalties.success(Source::Unknown);
-        assert_eq!(steps(penalties.delay(HERE, b"fresh", now)), 1);
-        penalties.success(HERE);
-        assert_eq!(steps(penalties.delay(HERE, b"a", now)), 2);
+        assert_eq!(
+            at_once, 9,
+            "25, 50, 100, 200, 400 ms and then 800 ms each, until more than 3.2 s are owed"
+        );
+        let most = 600 * 10 / 32 * SIDE_BY_SIDE;
+        assert!((most..most + 20).contains(&guesses), "{guesses}");
+        now += Duration::from_secs(60);
+        assert_eq!(penalties.wait(HERE, now), Duration::ZERO);
+    }
+
+    #[test]
+    fn who_fails_again_and_again_but_one_login_after_the_other_never_waits() {
+        let (mut penalties, mut now) = (Penalties::default(), Instant::now());
+        for _ in 0..100 {
+            assert_eq!(penalties.wait(HERE, now), Duration::ZERO);
+            // Four programs of one user, each with an old password.
+            for _ in 0..SIDE_BY_SIDE - 1 {
+                let _ = penalties.delay(HERE, b"me", now);
+            }
+            now += penalties.delay(HERE, b"me", now);
+        }
+    }
+
+    #[test]
+    fn the_delays_can_be_others_and_none() {
+        let mut penalties = Penalties::new(Duration::from_millis(300), Duration::from_secs(1));
+        let now = Instant::now();
+        let delays = [(); 4].map(|()| steps(penalties.delay(HERE, b"me", now)));
+        assert_eq!((delays, penalties.first()), ([3, 6, 10, 10], Duration::from_millis(300)));
+        let mut none = Penalties::new(Duration::ZERO, Duration::ZERO);
+        for _ in 0..100 {
+            assert_eq!(steps(none.delay(HERE, b"me", now)), 0);
+        }
+        assert_eq!(none.wait(HERE, now), Duration::ZERO);
     }
 
     #[test]

@@ -29,8 +29,11 @@ pub(super) enum State {
     Serving(Box<Serving>),
     /// Its account is gone since a restart.
     Orphaned,
-    /// It is being closed; what it still sends is thrown away.
-    Over,
+    /// It is being closed or turned away; what it still sends is thrown away.
+    Over {
+        /// As the login's.
+        placed: bool,
+    },
 }
 
 /// A client that has logged in.
@@ -379,30 +382,37 @@ impl<S: MessageHost> MuxCallback<S> for Session {
         match &self.state {
             State::Serving(_) => self.serve(ctx, input),
             State::LoggingIn(_) => Ok(()),
-            State::Orphaned | State::Over => {
+            State::Orphaned => {
                 input.rest();
                 ctx.close();
+                Ok(())
+            }
+            State::Over { .. } => {
+                input.wipe(usize::MAX);
                 Ok(())
             }
         }
     }
 
     fn timeout(&mut self, ctx: &mut Context<'_, S>) -> io::Result<()> {
-        if let State::LoggingIn(_) = &self.state {
-            return self.login_time_is_over(ctx);
-        }
+        // In this order: who is refused now is not turned out.
+        self.turn_out(ctx);
+        self.login_deadline(ctx);
         Ok(())
     }
 
     fn wake(&mut self, ctx: &mut Context<'_, S>) -> io::Result<()> {
-        if let State::LoggingIn(_) = &self.state {
-            return self.place_is_free(ctx);
-        }
+        self.check(ctx);
+        Ok(())
+    }
+
+    fn drained(&mut self, ctx: &mut Context<'_, S>) -> io::Result<()> {
+        self.turn_out(ctx);
         Ok(())
     }
 
     fn close(&mut self, ctx: &mut Context<'_, S>, _reason: &CloseReason) {
-        ctx.server.messages().hashing.release(ctx.id, ctx.conns);
+        self.leave_login(ctx);
         if let State::Serving(serving) = &mut self.state {
             let (messages, mut client) = serving.split(ctx);
             messages.disconnected(&mut client);
@@ -420,7 +430,7 @@ impl<S: MessageHost> MuxCallback<S> for Session {
                 out.u8(SERVING);
                 serving.save(out)
             }
-            State::Orphaned | State::Over => Saved::Drain,
+            State::Orphaned | State::Over { .. } => Saved::Drain,
         }
     }
 }
