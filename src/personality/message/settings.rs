@@ -7,6 +7,7 @@ use super::accounts_file::AccountsFile;
 use super::credential::Credential;
 use super::dialect::Dialect;
 use super::messages::Messages;
+use super::penalties::Penalties;
 use super::rights::{RightNames, Rights};
 use crate::config::{Config, ConfigBuilder, ListenAddr};
 use crate::{Error, ErrorKind, Result};
@@ -21,6 +22,9 @@ use crate::{Error, ErrorKind, Result};
 /// | `dialect` | `"classic"` or `"status"`, see [`Dialect`] | `"classic"` |
 /// | `dialects` | a table of dialects by the names of listeners | empty |
 /// | `login_seconds` | time for a login, everything together; fractions count | 2 |
+/// | `logins_max` | logins under way at once; one address or user at most half, see [`Messages::set_logins_max`] | 1024 |
+/// | `refusal_seconds` | after a login until it is refused, doubled with each failure, see [`Penalties`] | 0.1 |
+/// | `refusal_max_seconds` | the longest that it is doubled to | 3.2 |
 /// | `hashing_jobs` | passwords that are checked at once, 19 MiB each | 2 |
 /// | `request_max_bytes` | longest request | 65,535 |
 /// | `allow_plaintext` | passwords may cross a network that others can listen to | false |
@@ -39,6 +43,12 @@ pub struct Settings {
     /// See the table.
     pub login_seconds: f64,
     /// See the table.
+    pub logins_max: usize,
+    /// See the table.
+    pub refusal_seconds: f64,
+    /// See the table.
+    pub refusal_max_seconds: f64,
+    /// See the table.
     pub hashing_jobs: usize,
     /// See the table.
     pub request_max_bytes: usize,
@@ -56,6 +66,9 @@ impl Default for Settings {
             dialect: Dialect::default(),
             dialects: BTreeMap::new(),
             login_seconds: 2.0,
+            logins_max: 1024,
+            refusal_seconds: 0.1,
+            refusal_max_seconds: 3.2,
             hashing_jobs: 2,
             request_max_bytes: crate::codec::message::ARRAY_MAX_BYTES,
             allow_plaintext: false,
@@ -106,6 +119,9 @@ impl Settings {
         config.app_option("accounts_file", "FILE", "who can log in");
         config.app_option("dialect", "NAME", "of all listeners: classic or status");
         config.app_option("login_seconds", "SECONDS", "time for a login, 2");
+        config.app_option("logins_max", "N", "logins under way at once, 1024");
+        config.app_option("refusal_seconds", "SECONDS", "until a login is refused, 0.1");
+        config.app_option("refusal_max_seconds", "SECONDS", "the same after many failures, 3.2");
         config.app_option("hashing_jobs", "N", "passwords checked at once, 2");
         config.app_option("request_max_bytes", "N", "longest request, 65535");
         config.app_option("allow_plaintext", "BOOL", "passwords may cross a network, false");
@@ -123,6 +139,7 @@ impl Settings {
             Ok(time) if !time.is_zero() && time <= LOGIN_TIME_MAX => messages.set_login_timeout(time),
             _ => return refuse(format!("login_seconds: {} is not between 0 and 3600", self.login_seconds)),
         };
+        self.bound_logins(messages)?;
         if self.hashing_jobs == 0 {
             return refuse("hashing_jobs: with 0 no password would ever be checked".to_owned());
         }
@@ -147,6 +164,22 @@ impl Settings {
         }
         self.refuse_plaintext(config)?;
         self.read_accounts(messages, names, config)
+    }
+
+    fn bound_logins(&self, messages: &mut Messages) -> Result<()> {
+        let refuse = |what: String| Err(Error::new(ErrorKind::Config, what));
+        if self.logins_max == 0 {
+            return refuse("logins_max: with 0 nobody could log in".to_owned());
+        }
+        let seconds = [self.refusal_seconds, self.refusal_max_seconds];
+        let [Ok(first), Ok(most)] = seconds.map(Duration::try_from_secs_f64) else {
+            return refuse(format!("refusal_seconds, refusal_max_seconds: {seconds:?} are no times"));
+        };
+        if first > most || most > LOGIN_TIME_MAX {
+            return refuse(format!("refusal_max_seconds: {most:?} is not between refusal_seconds and 3600"));
+        }
+        messages.set_logins_max(self.logins_max).set_penalties(Penalties::new(first, most));
+        Ok(())
     }
 
     /// Takes the accounts of the settings and of the accounts file, all or none: those that were listed there before and are
