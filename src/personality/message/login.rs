@@ -14,7 +14,7 @@ use super::account::Account;
 use super::dialect::Dialect;
 use super::messages::MessageHost;
 use super::penalties::Source;
-use super::session::{Session, State, held, shown};
+use super::session::{Session, State, shown, warn};
 use crate::codec::message::{self, ScalarReader};
 use crate::net::PeerAddr;
 use crate::state::{StateError, StateReader, StateWriter};
@@ -127,9 +127,9 @@ impl Session {
         ctx.conns.set_timeout(ctx.id, messages.login_time);
         if !messages.places.take(from) {
             messages.counters.logins_turned_away += 1;
-            if let Some(more) = messages.quiet.crowd.allow(now) {
-                log::warn!("too many logins at once: {} is turned away{}", ctx.peer.addr(), held(more));
-            }
+            let what =
+                format_args!("connection {}: too many logins at once, from {}", ctx.id, ctx.peer.addr());
+            warn(&mut messages.quiet.crowd, now, what);
             // The rest is done when that is sent, at the latest when its time is over.
             self.state = State::Over { placed: false };
             return tell(ctx, Refusal::Crowded);
@@ -284,11 +284,10 @@ impl Session {
         let Some(login) = self.login() else { return };
         let messages = ctx.server.messages();
         messages.counters.login_failures += 1;
-        if let Some(more) = messages.quiet.failure.allow(ctx.now) {
-            let (name, from) = (shown(&login.name), ctx.peer.addr());
-            let why = refusal.text(Dialect::Status);
-            log::warn!("connection {}: login of {name} from {from} refused: {why}{}", ctx.id, held(more));
-        }
+        let (id, name, from) = (ctx.id, shown(&login.name), ctx.peer.addr());
+        let why = refusal.text(Dialect::Status);
+        let what = format_args!("connection {id}: login of {name} from {from} refused: {why}");
+        warn(&mut messages.quiet.failure, ctx.now, what);
     }
 
     /// The deadline of the connection has come: it is that of the login, or of what it waits for.
@@ -302,11 +301,10 @@ impl Session {
             Step::Check { .. } | Step::Refused { .. } => true,
         };
         messages.counters.login_timeouts += 1;
-        if let Some(more) = messages.quiet.timeout.allow(now) {
-            let what = if waited { ", its password still unanswered" } else { "" };
-            let from = ctx.peer.addr();
-            log::warn!("connection {}: login timed out{what}, from {from}{}", ctx.id, held(more));
-        }
+        let (id, from) = (ctx.id, ctx.peer.addr());
+        let waited = if waited { ", its password still unanswered" } else { "" };
+        let what = format_args!("connection {id}: login timed out{waited}, from {from}");
+        warn(&mut messages.quiet.timeout, now, what);
         // Without a word.
         self.end_login(ctx);
     }

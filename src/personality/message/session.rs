@@ -8,13 +8,14 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::account::Account;
 use super::handler::{Answer, Processed, Wait};
 use super::login::Login;
 use super::messages::{Joining, MessageHost, Messages, Seat};
 use crate::codec::message::{self, DESCRIPTOR_BYTE, Elements, GOT_IO, PASS_IO};
-use crate::logging::CLIENTS;
+use crate::logging::{CLIENTS, Quiet};
 use crate::state::{StateReader, StateWriter};
 use crate::{CloseReason, Context, Error, ErrorKind, Input, MuxCallback, Result, Saved};
 
@@ -233,15 +234,8 @@ impl Serving {
         messages.counters.unknown_requests += 1;
         let count = request.len();
         let name = request.get(0).map_or_else(|| "an empty message".to_owned(), shown);
-        if let Some(more) = messages.quiet.unknown.allow(now) {
-            log::warn!(
-                "connection {}: unknown request {name} of {count} elements, closed{}",
-                ctx.id,
-                held(more)
-            );
-        } else {
-            log::info!(target: CLIENTS, "connection {}: unknown request {name} of {count} elements", ctx.id);
-        }
+        let what = format_args!("connection {}: unknown request {name} of {count} elements, closed", ctx.id);
+        warn(&mut messages.quiet.unknown, now, what);
         ctx.close();
         Ok(())
     }
@@ -461,9 +455,13 @@ pub(super) fn shown(bytes: &[u8]) -> String {
     format!("\"{}\"{}", bytes[..end].escape_ascii(), if end < bytes.len() { "…" } else { "" })
 }
 
-/// What follows a log line before which others were held back.
-pub(super) fn held(more: u64) -> String {
-    if more == 0 { String::new() } else { format!(" ({more} more since the last such line)") }
+/// Says what a client has caused: at most one line of a kind in ten seconds, the others among those that clients cause.
+pub(super) fn warn(quiet: &mut Quiet, now: Instant, what: fmt::Arguments<'_>) {
+    match quiet.allow(now) {
+        Some(0) => log::warn!("{what}"),
+        Some(more) => log::warn!("{what} ({more} more since the last such line)"),
+        None => log::info!(target: CLIENTS, "{what}"),
+    }
 }
 
 fn wrong(context: &'static str) -> io::Error {
