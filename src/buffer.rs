@@ -194,6 +194,14 @@ impl Input {
         self.storage[at..self.start].zeroize();
     }
 
+    /// Throws away everything, which with logins may be a password that came too late: then it is wiped.
+    pub(crate) fn discard(&mut self) {
+        #[cfg(feature = "auth")]
+        self.wipe(usize::MAX);
+        #[cfg(not(feature = "auth"))]
+        self.consume(usize::MAX);
+    }
+
     /// For a protocol without lines: takes one of the lines that the connection may have in this turn
     /// (`Limits::lines_per_turn`, and `Limits::lines_per_second` where a rate is set), to be asked before each message.
     /// False when none is left: stop, and leave the rest unconsumed; `input` is called again with it, in the next turn

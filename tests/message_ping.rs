@@ -137,21 +137,75 @@ fn a_password_is_found_nowhere_in_the_process_nor_in_its_log_after_the_login_and
     wrong.expect(array(&["Invalid username or password."]));
     client.send(array(&["ping"]));
     client.expect(array(&["pong", "0"]));
-    expect_not_in_memory(child.id(), b"canary-7f1bd09a-that");
+    expect_not_in_memory(child.id(), b"canary-7f1bd09a-that", "logged in");
     child.signal("HUP");
     child.wait_for("restart 1 done");
     client.send(array(&["ping"]));
     client.expect(array(&["pong", "1"]));
-    expect_not_in_memory(child.id(), b"canary-7f1bd09a-that");
+    expect_not_in_memory(child.id(), b"canary-7f1bd09a-that", "after a restart");
     child.signal("TERM");
     assert!(child.expect_exit().success());
     let log = child.expect_log();
     assert!(log.iter().all(|line| !line.contains("canary")), "{log:#?}");
 }
 
+// F19
+#[test]
+fn a_password_is_found_nowhere_however_its_login_ends() {
+    const CANARY: &[u8] = b"canary-4c0de5a1-that-sings-in-no-memory-not-even-where-a-login-is-broken-off-or-comes-late-or-is-long";
+    let directory = TempDir::new();
+    let path = directory.path().join("ping.toml");
+    let settings = "port = \"127.0.0.1:0\"\nlog_level = 4\n[app]\nlogin_seconds = 3\nhashing_jobs = 1\n";
+    fs::write(&path, settings).unwrap();
+    let mut child = Child::spawn(Command::new(example("message_ping")).arg("--conf_file").arg(&path));
+    let address = child.wait_for_address();
+    let secret = std::str::from_utf8(&CANARY[..100]).unwrap();
+    let whole = login("test", secret);
+    let part = whole.len() - 30;
+    let too_long = login(&"x".repeat(101), secret);
+    let name = login(&"x".repeat(101), "").len() - 4;
+    let ends: [(&str, &[u8], &[u8]); 7] = [
+        ("all of it, refused", &whole, b""),
+        ("in pieces, refused", &whole[..part], &whole[part..]),
+        ("half of it", &whole[..part], b""),
+        ("with a name that is too long", &too_long, b""),
+        ("after a name that was too long", &too_long[..name], &too_long[name..]),
+        ("late", b"", &whole),
+        ("late, the second half", &whole[..part], &whole[part..]),
+    ];
+    for (how, first, second) in ends {
+        let mut client = Client::connect(address);
+        client.expect(array(&["version", "1"]));
+        client.send(first);
+        if how.contains("late") {
+            client.expect_eof();
+        } else if how.contains("was too long") {
+            client.expect(array(&["The supplied username is too long."]));
+        }
+        let _ = client.try_send(second);
+        if how.contains("refused") {
+            client.expect(array(&["Invalid username or password."]));
+        } else {
+            client.half_close();
+        }
+        let _ = client.next_to_eof();
+        // The loop has gone on since.
+        Client::connect(address).expect(array(&["version", "1"]));
+        expect_not_in_memory(child.id(), &CANARY[..20], how);
+    }
+    let leaves = Client::connect(address);
+    leaves.send(&whole);
+    leaves.reset();
+    // The check that it has left behind is over before another one begins.
+    let mut after = Client::connect(address);
+    after.send(login("test", "wrong"));
+    after.expect([array(&["version", "1"]), array(&["Invalid username or password."])].concat());
+    expect_not_in_memory(child.id(), &CANARY[..20], "reset");
+}
+
 /// Looks through all that the process could write down. Only root may; to everybody else it is closed, which is checked then.
 #[track_caller]
-fn expect_not_in_memory(pid: u32, secret: &[u8]) {
+fn expect_not_in_memory(pid: u32, secret: &[u8], when: &str) {
     let Ok(mut memory) = File::open(format!("/proc/{pid}/mem")) else {
         assert!(fs::read_link(format!("/proc/{pid}/exe")).is_err(), "the process can be looked into");
         return;
@@ -166,8 +220,8 @@ fn expect_not_in_memory(pid: u32, secret: &[u8]) {
             continue;
         }
         searched += bytes.len();
-        let found = bytes.windows(secret.len()).position(|window| window == secret);
-        assert!(found.is_none(), "{:#x} in {map}", start + found.unwrap_or(0) as u64);
+        let found = memchr::memmem::find(&bytes, secret);
+        assert!(found.is_none(), "{when}: {:#x} in {map}", start + found.unwrap_or(0) as u64);
     }
     assert!(searched > 100_000, "only {searched} bytes could be read");
 }

@@ -341,6 +341,7 @@ impl<S: Server> Mux<S> {
             }
             match receive(conn, scratch, bytes, &mut self.conns.metrics) {
                 Read::Bytes(count) => {
+                    scratch.discard();
                     bytes -= count;
                     let rare = conn.rare();
                     rare.discarded += count;

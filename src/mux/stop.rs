@@ -165,7 +165,10 @@ impl<S: Server> Mux<S> {
             if let Some(stream) = conn.stream.as_mut() {
                 // What lies unread would make the close a reset, which destroys what was just sent.
                 let _ = stream.shutdown_write();
-                let _ = stream.read(self.scratch.storage(accept::DISCARD));
+                if let Ok(count) = stream.read(self.scratch.storage(accept::DISCARD)) {
+                    self.scratch.filled(count);
+                    self.scratch.discard();
+                }
             }
             self.conns.cut(*id, CloseReason::Shutdown);
         }
