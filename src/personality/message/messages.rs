@@ -182,15 +182,12 @@ impl Messages {
 
     /// Has every handler that does not know the client yet make its context.
     pub(super) fn join(&mut self, client: &mut Joining<'_>) -> std::io::Result<()> {
-        for at in 0..self.handlers.len() {
-            if client.seats.get(at).is_some_and(|seat| matches!(seat, Seat::Taken(_))) {
-                continue;
-            }
-            let handler = &mut self.handlers[at];
-            let own = handler.new_client(&mut client.context(&self.accounts, &mut self.scratch))?;
-            match client.seats.get_mut(at) {
-                Some(seat) => *seat = Seat::Taken(own),
-                None => client.seats.push(Seat::Taken(own)),
+        let (seats, mut context) = client.split(&self.accounts, &mut self.scratch);
+        for (at, handler) in self.handlers.iter_mut().enumerate() {
+            match seats.get_mut(at) {
+                Some(Seat::Taken(_)) => {}
+                Some(free) => *free = Seat::Taken(handler.new_client(&mut context)?),
+                None => seats.push(Seat::Taken(handler.new_client(&mut context)?)),
             }
         }
         Ok(())
@@ -202,10 +199,9 @@ impl Messages {
         client: &mut Joining<'_>,
         message: Elements<'_>,
     ) -> std::io::Result<Option<(usize, Processed)>> {
-        for (at, handler) in self.handlers.iter_mut().enumerate() {
-            let Some((own, mut context)) = client.split(at, &self.accounts, &mut self.scratch) else {
-                continue;
-            };
+        let (seats, mut context) = client.split(&self.accounts, &mut self.scratch);
+        for (at, (handler, seat)) in self.handlers.iter_mut().zip(seats).enumerate() {
+            let Seat::Taken(own) = seat else { continue };
             match handler.process(&mut context, own, message)? {
                 Processed::NotMine => {}
                 processed => {
@@ -224,21 +220,19 @@ impl Messages {
         at: usize,
         answer: Answer<'_>,
     ) -> std::io::Result<Processed> {
-        let (Some(handler), Some((own, mut context))) =
-            (self.handlers.get_mut(at), client.split(at, &self.accounts, &mut self.scratch))
-        else {
-            return Ok(Processed::NotMine);
-        };
-        handler.go_on(&mut context, own, answer)
+        let (seats, mut context) = client.split(&self.accounts, &mut self.scratch);
+        match (self.handlers.get_mut(at), seats.get_mut(at)) {
+            (Some(handler), Some(Seat::Taken(own))) => handler.go_on(&mut context, own, answer),
+            _ => Ok(Processed::NotMine),
+        }
     }
 
     /// Tells every handler that knows the client, also those behind one that panics.
     pub(super) fn disconnected(&mut self, client: &mut Joining<'_>) {
+        let (seats, mut context) = client.split(&self.accounts, &mut self.scratch);
         let mut panicked = None;
-        for (at, handler) in self.handlers.iter_mut().enumerate() {
-            let Some((own, mut context)) = client.split(at, &self.accounts, &mut self.scratch) else {
-                continue;
-            };
+        for (handler, seat) in self.handlers.iter_mut().zip(seats) {
+            let Seat::Taken(own) = seat else { continue };
             let told = catch_unwind(AssertUnwindSafe(|| handler.disconnected(&mut context, own)));
             // One is for the loop to tell of. Another might panic again when it is dropped.
             if let Some(before) = told.err().and_then(|panic| panicked.replace(panic)) {
@@ -292,30 +286,12 @@ pub(super) struct Joining<'a> {
 }
 
 impl Joining<'_> {
-    fn context<'b>(
-        &'b mut self,
-        accounts: &'b AccountsDatabase,
-        scratch: &'b mut Vec<u8>,
-    ) -> ClientContext<'b> {
-        ClientContext {
-            conns: self.conns,
-            id: self.id,
-            peer: self.peer,
-            now: self.now,
-            account: self.account,
-            accounts,
-            scratch,
-        }
-    }
-
-    /// What the handler at that place keeps, and the rest of the client.
+    /// What the handlers keep, and what each of them is shown of the client.
     fn split<'b>(
         &'b mut self,
-        at: usize,
         accounts: &'b AccountsDatabase,
         scratch: &'b mut Vec<u8>,
-    ) -> Option<(&'b mut Own, ClientContext<'b>)> {
-        let Some(Seat::Taken(own)) = self.seats.get_mut(at) else { return None };
+    ) -> (&'b mut Vec<Seat>, ClientContext<'b>) {
         let context = ClientContext {
             conns: self.conns,
             id: self.id,
@@ -325,7 +301,7 @@ impl Joining<'_> {
             accounts,
             scratch,
         };
-        Some((own, context))
+        (self.seats, context)
     }
 }
 
