@@ -98,6 +98,8 @@ fn run<S: Server>(make: impl FnOnce() -> S + Send + 'static) -> Running {
 
 fn message_server() -> MessageServer {
     let mut server = MessageServer::new("bench");
+    // The last of many waits for all the others.
+    server.set_login_timeout(Duration::from_secs(60));
     let token = Credential::token(TOKEN).expect("it is long enough");
     server.accounts().add(b"bench", token, Rights::ALL);
     let hash = Credential::hash(b"secret").expect("it can be hashed");
@@ -190,6 +192,7 @@ fn logins(test: bool) {
         .for_each(|client| client.write_all(&login(b"hashed", b"secret")).expect("there is room"));
     let before = resident();
     while mux.server().messages().counters().logins < count as u64 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the logins do not succeed");
         let cpu = thread_cpu();
         mux.turn(Some(Duration::from_secs(10))).expect("it turns");
         worst = worst.max(thread_cpu() - cpu);

@@ -8,7 +8,7 @@
 use std::fmt;
 
 use argon2::password_hash::phc::{self, Output, Salt};
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use blake2::Blake2bMac;
 use blake2::digest::array::Array;
 use blake2::digest::{FixedOutput as _, KeyInit as _, Update as _, consts::U32};
@@ -57,7 +57,7 @@ impl Credential {
         let mut salt = [0; SALT_BYTES];
         fill_random(&mut salt)?;
         let mut digest = [0; DIGEST_BYTES];
-        if !work.run(password, &salt, &mut digest) {
+        if !work.run(password, &salt, &mut digest, &mut Memory::default()) {
             return Err(failed());
         }
         let salt = Salt::new(&salt).map_err(|_| failed())?;
@@ -137,13 +137,13 @@ impl Credential {
 
     /// Whether `secret` is right, at any price: a right token alone is answered without the work of a hash, which is `spent`
     /// for a wrong one.
-    pub(super) fn matches(&self, secret: &[u8], spent: Work) -> bool {
+    pub(super) fn matches(&self, secret: &[u8], spent: Work, memory: &mut Memory) -> bool {
         match &self.0 {
-            Kind::Password(hash) => hash.matches(secret),
+            Kind::Password(hash) => hash.matches(secret, memory),
             Kind::Token(digest) => {
                 let right = digest.matches(secret);
                 if !right {
-                    spent.spend(secret);
+                    spent.spend(secret, memory);
                 }
                 right
             }
@@ -206,13 +206,14 @@ impl Work {
     }
 
     /// Fills `digest` with the hash of the first [`PASSWORD_MAX_BYTES`] of `password`; false when there is no memory for it.
-    fn run(self, password: &[u8], salt: &[u8], digest: &mut [u8]) -> bool {
+    fn run(self, password: &[u8], salt: &[u8], digest: &mut [u8], memory: &mut Memory) -> bool {
         #[cfg(test)]
         tests::COUNTED.with(|count| count.set(count.get() + self.blocks()));
         let password = &password[..password.len().min(PASSWORD_MAX_BYTES)];
         let done = Params::new(self.memory_kib, self.passes, self.lanes, None).and_then(|params| {
+            let blocks = memory.blocks(params.block_count()).ok_or(argon2::Error::OutOfMemory)?;
             Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
-                .hash_password_into(password, salt, digest)
+                .hash_password_into_with_memory(password, salt, digest, blocks)
         });
         if let Err(cause) = &done {
             log::error!("a password cannot be hashed and counts as wrong: {cause}");
@@ -221,10 +222,36 @@ impl Work {
     }
 
     /// Does what a check of `password` costs, for nothing.
-    pub(super) fn spend(self, password: &[u8]) {
+    pub(super) fn spend(self, password: &[u8], memory: &mut Memory) {
         let mut digest = Zeroizing::new([0; DIGEST_BYTES]);
-        let done = self.run(password, &[0; SALT_BYTES], &mut *digest);
+        let done = self.run(password, &[0; SALT_BYTES], &mut *digest, memory);
         std::hint::black_box(done & is_same(&*digest, &[0; DIGEST_BYTES]));
+    }
+}
+
+/// The memory of a hash, which the next one can have again: of a check that touches it for the first time, half is the
+/// system's finding it.
+#[derive(Default)]
+pub(super) struct Memory(Vec<Block>);
+
+impl Memory {
+    fn blocks(&mut self, count: usize) -> Option<&mut [Block]> {
+        if self.0.len() < count {
+            // Not both at once.
+            self.0 = Vec::new();
+            // Room is asked for that is not touched: from `MAPPED_MIN_BYTES` glibc never takes a heap, but maps and unmaps. In
+            // a heap the small things that jobs leave behind come to lie between one hash and the next, and the memory of many
+            // stays.
+            self.0.try_reserve_exact(count.max(MAPPED_MIN_BYTES / Block::SIZE)).ok()?;
+            self.0.resize(count, Block::default());
+        }
+        self.0.get_mut(..count)
+    }
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory").field("kib", &self.0.len()).finish_non_exhaustive()
     }
 }
 
@@ -279,10 +306,10 @@ impl PasswordHash {
         format!("$argon2id$v=19$m={memory_kib},t={passes},p={lanes}${}${}", self.salt, self.digest)
     }
 
-    fn matches(&self, password: &[u8]) -> bool {
+    fn matches(&self, password: &[u8], memory: &mut Memory) -> bool {
         let expected = self.digest.as_bytes();
         let mut found = Zeroizing::new(vec![0; expected.len()]);
-        let done = self.work.run(password, &self.salt, &mut found);
+        let done = self.work.run(password, &self.salt, &mut found, memory);
         let right = is_same(&found, expected);
         done & right & (password.len() <= PASSWORD_MAX_BYTES)
     }
@@ -352,6 +379,8 @@ pub const TOKEN_MIN_BYTES: usize = 16;
 const MEMORY_MAX_KIB: u32 = 256 * 1024;
 const PASSES_MAX: u32 = 10;
 const LANES_MAX: u32 = 4;
+/// Over `DEFAULT_MMAP_THRESHOLD_MAX` of glibc.
+const MAPPED_MIN_BYTES: usize = 33 * 1024 * 1024;
 const SALT_BYTES: usize = 16;
 const KEY_BYTES: usize = 16;
 const DIGEST_BYTES: usize = 32;

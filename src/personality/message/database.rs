@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::account::{Account, Origin};
 use super::accounts_file::AccountsFile;
-use super::credential::{Credential, Work, spend_token_check};
+use super::credential::{Credential, Memory, Work, spend_token_check};
 use super::rights::Rights;
 
 /// The accounts that can log in. A clone is another handle to the same ones.
@@ -212,12 +212,17 @@ impl Challenge {
     /// [`PASSWORD_MAX_BYTES`](super::PASSWORD_MAX_BYTES) is wrong after the same work.
     #[must_use]
     pub fn verify(self, secret: &[u8]) -> Option<Arc<Account>> {
+        self.verify_in(secret, &mut Memory::default())
+    }
+
+    /// The same in memory that is there.
+    pub(super) fn verify_in(self, secret: &[u8], memory: &mut Memory) -> Option<Arc<Account>> {
         let Some(account) = &self.account else {
             spend_token_check(secret);
-            self.spent.spend(secret);
+            self.spent.spend(secret, memory);
             return None;
         };
-        account.credential().matches(secret, self.spent).then(|| self.confirmed(account)).flatten()
+        account.credential().matches(secret, self.spent, memory).then(|| self.confirmed(account)).flatten()
     }
 
     /// The account, if it has been neither removed nor replaced meanwhile.

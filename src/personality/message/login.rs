@@ -223,10 +223,12 @@ impl Session {
             return;
         }
         let (challenge, password) = (messages.accounts.challenge(name), Arc::clone(password));
+        let lent = messages.hashing.memory();
         let place = HashingPlace(ctx.handle());
         let work = move || {
-            let _held = place;
-            challenge.verify(&password)
+            // The memory is given back before the place, with which the next check begins.
+            let (_held, mut lent) = (place, lent);
+            challenge.verify_in(&password, &mut lent.memory)
         };
         let given = ctx.offload(work, |client, ctx, account| match S::session(client) {
             Some(session) => session.checked(ctx, account),

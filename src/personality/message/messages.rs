@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::client_context::ClientContext;
+use super::credential::Memory;
 use super::database::AccountsDatabase;
 use super::dialect::Dialect;
 use super::handler::{Answer, Handler, Own, Processed, Registered};
@@ -281,7 +283,7 @@ pub(super) struct Joining<'a> {
     pub(super) id: ConnId,
     pub(super) peer: &'a crate::Peer,
     pub(super) now: Instant,
-    pub(super) account: &'a std::sync::Arc<super::account::Account>,
+    pub(super) account: &'a Arc<super::account::Account>,
     pub(super) seats: &'a mut Vec<Seat>,
 }
 
@@ -312,11 +314,13 @@ pub(super) struct Hashing {
     /// Checks that run, also of clients who have left meanwhile: what they cost is spent all the same.
     running: usize,
     line: Line,
+    /// Memory for the next checks.
+    spare: Arc<Mutex<Vec<Memory>>>,
 }
 
 impl Hashing {
     fn new(most: usize) -> Self {
-        Self { most, running: 0, line: Line::default() }
+        Self { most, running: 0, line: Line::default(), spare: Arc::default() }
     }
 
     /// Whether the check of that login may begin: then [`done`](Self::done) follows. Else it waits in line, and is woken to
@@ -332,6 +336,12 @@ impl Hashing {
         self.running += 1;
         self.wake_next(conns);
         true
+    }
+
+    /// Memory for a check that may begin. As long as others wait the next one has it again; then it is the system's.
+    pub(super) fn memory(&self) -> Lent {
+        let memory = lock(&self.spare).pop().unwrap_or_default();
+        Lent { memory, back: self.line.first().map(|_| Arc::clone(&self.spare)) }
     }
 
     /// That login does not wait any more, if it did.
@@ -354,6 +364,25 @@ impl Hashing {
             self.line.leave(first);
         }
     }
+}
+
+/// Memory for one check.
+pub(super) struct Lent {
+    pub(super) memory: Memory,
+    back: Option<Arc<Mutex<Vec<Memory>>>>,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(back) = &self.back {
+            lock(back).push(std::mem::take(&mut self.memory));
+        }
+    }
+}
+
+/// Whatever became of a thread that held it: a list of memory is whole.
+fn lock(spare: &Mutex<Vec<Memory>>) -> MutexGuard<'_, Vec<Memory>> {
+    spare.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Logins under way at once, of everybody together. At it, and of a source that has as many as are left, a client is told to

@@ -14,7 +14,7 @@ pub(in super::super) fn work_of<T>(f: impl FnOnce() -> T) -> (T, u64) {
 }
 
 fn matches(credential: &Credential, secret: &[u8]) -> bool {
-    credential.matches(secret, Work::LEAST)
+    credential.matches(secret, Work::LEAST, &mut Memory::default())
 }
 
 /// Of "password", made by the reference implementation: `echo -n password | argon2 somesalt -id -t 2 -m 16 -p 1` of its tests.
@@ -180,7 +180,8 @@ fn a_long_password_is_as_much_work_as_a_short_one() {
 #[test]
 fn a_wrong_token_is_as_much_work_as_a_wrong_password_and_a_right_one_none() {
     let credential = Credential::token(b"0123456789abcdef").unwrap();
-    let work = |secret: &[u8]| work_of(|| credential.matches(secret, Work::DEFAULT)).1;
+    let work =
+        |secret: &[u8]| work_of(|| credential.matches(secret, Work::DEFAULT, &mut Memory::default())).1;
     assert_eq!(work(b"0123456789abcdef"), 0);
     assert_eq!(work(b"0123456789abcdeX"), Work::DEFAULT.blocks());
     assert_eq!(work(b""), Work::DEFAULT.blocks());
