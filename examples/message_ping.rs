@@ -4,15 +4,15 @@
 //!     cargo run --features auth --example message_ping -- --port /tmp/ping.sock\|unix --dialect status
 //!
 //! The clients of Passenger 3 speak to it, and with `--dialect status` those of Passenger 5 and 6: account `test`, password
-//! `12345`. For a password of your own, `--hash_password` reads one from standard input and prints what goes into the
-//! accounts file.
+//! `12345`. For accounts of your own, `--hash_password` reads a password from standard input and prints what goes into the
+//! accounts file, and `--make_token` prints a random secret for a program, with what goes into the file.
 
-use std::io::{self, Read};
+use std::io;
 use std::process::ExitCode;
 
 use lineplex::codec::message::Elements;
 use lineplex::personality::message::{
-    ClientContext, ExitHandler, Handler, MessageServer, Processed, StatusHandler, hash_password,
+    ClientContext, ExitHandler, Handler, MessageServer, Processed, StatusHandler, account_command,
 };
 use lineplex::state::{StateReader, StateWriter};
 use lineplex::{Result, Saved};
@@ -51,31 +51,11 @@ impl Handler for PingHandler {
 }
 
 fn main() -> ExitCode {
-    if std::env::args().nth(1).is_some_and(|word| word.replace('-', "_") == "__hash_password") {
-        return print_hash();
-    }
-    let mut server = MessageServer::new("message_ping");
-    server.about("Answers ping with pong, behind a login.").conf_file_if_exists("config/message_ping.toml");
-    server.add_handler(PingHandler).add_handler(StatusHandler).add_handler(ExitHandler);
-    lineplex::run(server)
-}
-
-/// A password from standard input, without the end of its line, as an accounts file wants it.
-fn print_hash() -> ExitCode {
-    let mut password = Vec::new();
-    let read = io::stdin().take(1024).read_to_end(&mut password);
-    while password.last().is_some_and(|byte| b"\r\n".contains(byte)) {
-        password.pop();
-    }
-    match read
-        .map_err(|error| error.to_string())
-        .and_then(|_| hash_password(&password).map_err(|e| e.chain()))
-    {
-        Ok(hash) => println!("{hash}"),
-        Err(error) => {
-            eprintln!("message_ping: {error}");
-            return ExitCode::FAILURE;
-        }
-    }
-    ExitCode::SUCCESS
+    account_command().unwrap_or_else(|| {
+        let mut server = MessageServer::new("message_ping");
+        server.about("Answers ping with pong, behind a login. Its accounts: --hash_password, --make_token.");
+        server.conf_file_if_exists("config/message_ping.toml");
+        server.add_handler(PingHandler).add_handler(StatusHandler).add_handler(ExitHandler);
+        lineplex::run(server)
+    })
 }

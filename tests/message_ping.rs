@@ -104,7 +104,8 @@ fn hash_of(password: &str) -> String {
     child.stdin.take().unwrap().write_all(format!("{password}\n").as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success());
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    let line = String::from_utf8(output.stdout).unwrap();
+    line.strip_prefix("password = \"").unwrap().trim_end().strip_suffix('"').unwrap().to_owned()
 }
 
 // F19, F20

@@ -375,7 +375,7 @@ fn source(peer: &Peer) -> Source {
 const BANNER: &[u8] = b"\0\x0aversion\x001\0";
 /// As the original's; a longer one is refused as soon as it is announced.
 const USERNAME_MAX_BYTES: u32 = 100;
-const PASSWORD_MAX_BYTES: u32 = 100;
+pub(super) const PASSWORD_MAX_BYTES: u32 = 100;
 const POOL_FULL_WAIT: Duration = Duration::from_millis(20);
 
 /// In a saved state.

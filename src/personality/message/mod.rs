@@ -37,6 +37,7 @@
 //! | gone with a restart | logged-in clients stay, with half a request; rights are those of the new accounts |
 
 mod account;
+mod account_command;
 mod accounts_file;
 mod client;
 mod client_context;
@@ -57,6 +58,7 @@ mod settings;
 mod stock;
 
 pub use account::Account;
+pub use account_command::account_command;
 pub use accounts_file::AccountsFile;
 pub use client::{ClientError, MessageClient};
 pub use client_context::ClientContext;
