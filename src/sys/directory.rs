@@ -1,8 +1,8 @@
 //! A directory that only this user and root can change, and files of secrets put into it.
 //!
 //! It is opened once, without following a link, and looked at by its descriptor; whatever is done there goes through that
-//! descriptor, so that nobody can put another directory or a link in between (`symlink(7)`). What leads to it is not
-//! checked: the user who names a path in somebody else's directory is that somebody's guest.
+//! descriptor, so that nobody can put another directory or a link in between (`symlink(7)`). What leads to it is looked
+//! at as well, up to the root: who can rename a directory on the way can put another one there.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -25,18 +25,18 @@ pub(crate) struct Directory(File);
 
 impl Directory {
     /// Opens the directory at `path`, which must be this user's or root's, and which only its owner may write in; others
-    /// may as well where it is sticky and this user's.
+    /// may as well where it is sticky and this user's. What leads to it is checked by [`check_way`].
     ///
     /// # Errors
     /// As `open(2)`, with `ELOOP` or `ENOTDIR` for a link; `PermissionDenied` with a sentence when others could change it.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         // A slash or a dot at the end would follow a link.
-        let path: PathBuf = path.components().collect();
+        let path: PathBuf = std::path::absolute(path)?.components().collect();
+        check_way(&path)?;
         let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
         let opened = File::from(nix::fcntl::open(&path, flags, Mode::empty())?);
         let found = opened.metadata()?;
-        check(found.uid(), found.mode(), effective_user())
-            .map_err(|why| io::Error::new(io::ErrorKind::PermissionDenied, why))?;
+        check(found.uid(), found.mode(), effective_user()).map_err(denied)?;
         Ok(Self(opened))
     }
 
@@ -81,18 +81,48 @@ fn fill(file: OwnedFd, bytes: &[u8]) -> io::Result<()> {
     File::from(file).write_all(bytes)
 }
 
-/// Why user `own` had better put no secret into a directory of `owner` with this mode.
-fn check(owner: u32, mode: u32, own: u32) -> Result<(), String> {
-    if owner != own && owner != 0 {
-        let user = user_name(owner);
-        return Err(format!("it belongs to {user}, who could replace what is in it; choose one of your own"));
-    }
-    let others_write = mode & OTHERS_WRITE != 0;
-    if others_write && !(mode & STICKY != 0 && owner == own) {
-        let mode = mode & 0o7777;
-        return Err(format!("others can write in it (mode {mode:04o}); chmod go-w it, or choose another"));
+/// Looks at every directory that leads to `path` (absolute), as it is written and as it is without links: each must be this
+/// user's or root's, and not writable for others unless it is sticky, as the directory for temporary files is; there nobody
+/// can rename what is another's. `path` itself is not looked at. OpenSSH does the same for the keys of users (`safe_path`).
+///
+/// # Errors
+/// As `stat(2)`; `PermissionDenied` with a sentence that names the directory.
+pub(crate) fn check_way(path: &Path) -> io::Result<()> {
+    let own = effective_user();
+    let resolved = std::fs::canonicalize(path)?;
+    for directory in [path, &resolved].into_iter().flat_map(|path| path.ancestors().skip(1)) {
+        let found = std::fs::metadata(directory)?;
+        check_owner(found.uid(), own)
+            .and_then(|()| if found.mode() & STICKY == 0 { check_mode(found.mode()) } else { Ok(()) })
+            .map_err(|why| denied(format!("{} leads there: {why}", directory.display())))?;
     }
     Ok(())
+}
+
+fn denied(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, why)
+}
+
+/// Why user `own` had better put no secret into a directory of `owner` with this mode.
+fn check(owner: u32, mode: u32, own: u32) -> Result<(), String> {
+    check_owner(owner, own)?;
+    if mode & STICKY != 0 && owner == own { Ok(()) } else { check_mode(mode) }
+}
+
+fn check_owner(owner: u32, own: u32) -> Result<(), String> {
+    if owner == own || owner == 0 {
+        return Ok(());
+    }
+    let user = user_name(owner);
+    Err(format!("it belongs to {user}, who could replace what is in it; choose one of your own"))
+}
+
+fn check_mode(mode: u32) -> Result<(), String> {
+    let mode = mode & 0o7777;
+    if mode & OTHERS_WRITE == 0 {
+        return Ok(());
+    }
+    Err(format!("others can write in it (mode {mode:04o}); chmod go-w it, or choose another"))
 }
 
 const OWNER_ONLY: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
@@ -156,6 +186,28 @@ mod tests {
             }
         }
         fs::set_permissions(&place.0, Permissions::from_mode(0o700)).unwrap();
+    }
+
+    #[test]
+    fn a_directory_on_the_way_that_others_can_rename_things_in_is_refused_by_its_name_also_behind_a_link() {
+        let place = Place::new();
+        let (outer, link) = (place.0.join("outer"), place.0.join("link"));
+        let inner = outer.join("inner");
+        fs::create_dir_all(&inner).unwrap();
+        symlink(&outer, &link).unwrap();
+        for (mode, ok) in [(0o700, true), (0o755, true), (0o775, false), (0o777, false), (0o1777, true)] {
+            fs::set_permissions(&outer, Permissions::from_mode(mode)).unwrap();
+            for path in [&inner, &link.join("inner"), &inner.join("../inner")] {
+                match Directory::open(path) {
+                    Ok(_) => assert!(ok, "{mode:o}"),
+                    Err(error) => {
+                        let said = error.to_string();
+                        assert!(!ok && said.contains(&format!("{mode:04o}")), "{mode:o}: {said}");
+                        assert!(said.contains("outer") || said.contains("link"), "{said}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::fs::{File, Metadata, OpenOptions};
+use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
@@ -18,6 +19,7 @@ use crate::config::file;
 use crate::config::node::{At, Entry, Kind, Mistakes, Node, hint};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::daemon::{effective_user, user_name};
+use crate::sys::directory::check_way;
 
 /// What a file of accounts says, before it counts.
 ///
@@ -35,7 +37,8 @@ pub struct AccountsFile {
 
 impl AccountsFile {
     /// Reads the file at `path`, of at most 1 MiB. It must belong to this user or root, be writable for nobody else, and not
-    /// be readable for everybody.
+    /// be readable for everybody. The directories that lead to it must be this user's or root's, and writable for nobody else
+    /// unless they are sticky: who can rename one could put an older file back.
     ///
     /// # Errors
     /// [`ErrorKind::Config`]: it cannot be opened or believed, or has mistakes: each is a line with its place and its remedy.
@@ -86,13 +89,22 @@ impl fmt::Debug for AccountsFile {
 fn open(path: &Path) -> Result<File, String> {
     // A pipe that nobody writes to would stop us here.
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-    let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
-    let file = opened.map_err(|cause| file::cannot_read(path, &cause))?;
-    let found = file.metadata().map_err(|cause| file::cannot_read(path, &cause))?;
-    match objection(&found, effective_user()) {
-        Some(why) => Err(format!("the file of accounts {}: {why}", path.display())),
-        None => Ok(file),
+    let refuse = |why: String| format!("the file of accounts {}: {why}", path.display());
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|cause| {
+        let remedy = match cause.kind() {
+            io::ErrorKind::NotFound => "; make it, or name another one",
+            io::ErrorKind::PermissionDenied => "; let this user read it",
+            _ => "",
+        };
+        refuse(format!("{cause}{remedy}"))
+    })?;
+    let found = file.metadata().map_err(|cause| refuse(cause.to_string()))?;
+    if let Some(why) = objection(&found, effective_user()) {
+        return Err(refuse(why));
     }
+    let path = std::path::absolute(path).and_then(|path| check_way(&path));
+    path.map_err(|cause| refuse(cause.to_string()))?;
+    Ok(file)
 }
 
 /// Why user `own` had better not believe it.
@@ -101,7 +113,8 @@ fn objection(found: &Metadata, own: u32) -> Option<String> {
     if !found.is_file() {
         Some("it is no regular file".to_owned())
     } else if found.uid() != own && found.uid() != 0 {
-        Some(format!("it belongs to {}, who could let anybody in; chown it", user_name(found.uid())))
+        let (owner, own) = (user_name(found.uid()), user_name(own));
+        Some(format!("it belongs to {owner}, who could let anybody in; chown it to root or {own}"))
     } else if mode & 0o022 != 0 {
         Some(format!("others than its owner can write it (mode {mode:04o}); chmod 640 it"))
     } else if mode & 0o004 != 0 {

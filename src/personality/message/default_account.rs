@@ -20,7 +20,8 @@ impl AccountsDatabase {
     /// What was at that path is replaced at once; an account of the same name is replaced after that.
     ///
     /// `name` has 1 to 100 characters of letters, digits, `_` and `-`. `directory` must be this user's or root's and not
-    /// writable for others, but it may be a sticky one of this user's; a link to a directory is refused.
+    /// writable for others, but it may be a sticky one of this user's; a link to a directory is refused. The same holds for
+    /// what leads to it, where links and sticky directories of root are fine.
     ///
     /// # Errors
     /// [`ErrorKind::Config`]: the name, or a directory that others could change. [`ErrorKind::Io`]: the system refuses.

@@ -173,6 +173,29 @@ fn a_file_that_others_can_write_or_everybody_can_read_is_refused_with_the_remedy
 }
 
 #[test]
+fn a_file_that_others_could_replace_by_renaming_a_directory_is_refused_also_behind_a_link() {
+    let place = Place::new("[accounts]\n");
+    let link = place.0.join("link");
+    symlink(place.path(), &link).unwrap();
+    let other = Place::new("");
+    let far = other.0.join("link");
+    symlink(place.path(), &far).unwrap();
+    let names = RightNames::default();
+    for (mode, ok) in [(0o755, true), (0o1777, true), (0o775, false), (0o757, false)] {
+        fs::set_permissions(&place.0, Permissions::from_mode(mode)).unwrap();
+        for path in [&place.path(), &link, &far] {
+            let read = AccountsFile::read(path, &names);
+            assert_eq!(read.is_ok(), ok, "{mode:o}");
+            if let Err(error) = read {
+                let said = error.chain();
+                assert!(said.contains(&format!("{} leads there", place.0.display())), "{said}");
+                assert!(said.contains("chmod go-w") && said.contains(&format!("{mode:04o}")), "{said}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_link_is_followed_and_what_is_no_regular_file_refused() {
     let place = Place::new("[accounts]\n");
     let names = RightNames::default();
