@@ -143,3 +143,111 @@ fn what_the_program_makes_of_a_password_and_of_a_token_logs_in_from_the_accounts
     place.expect_wrong("program", "");
     place.expect_wrong("program", "correct horse");
 }
+
+#[test]
+fn a_mistake_about_accounts_refuses_to_start_and_says_where_and_what_to_do() {
+    let place = Place::new("accounts_file = \"accounts.toml\"");
+    let path = place.at("accounts.toml");
+    let file = format!("the file of accounts {}: ", path.display());
+    let said = place.refused();
+    assert!(said.contains(&file) && said.contains("make it, or name another"), "{said}");
+    let good = entry("a", TOKEN, "all");
+    for mode in [0o620, 0o602, 0o604] {
+        place.write_accounts(&good);
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        let said = place.refused();
+        assert!(said.contains(&format!("{file}")) && said.contains("chmod 640 it"), "{said}");
+    }
+    for (text, place_and_words) in [
+        ("[accounts.a\n", ":1:12: "),
+        ("\n\n[accounts.a]\npassword = \"12345\"\n", ":4:12: accounts.a.password: it is no password hash"),
+        ("[accounts.a]\ntoken = \"x\"\nrights = \"exti\"\n", ":3:10: accounts.a.rights: "),
+        ("[account.a]\n", ":1:2: unknown key `account`; did you mean `accounts`?"),
+        (&format!("{good}{good}"), ":4:11: duplicate key"),
+    ] {
+        place.write_accounts(text);
+        let said = place.refused();
+        assert!(said.contains(&format!("{}{place_and_words}", path.display())), "{said}");
+        assert!(!said.contains("12345"), "{said}");
+    }
+    place.write_accounts(&good);
+    fs::create_dir(place.at("open")).unwrap();
+    fs::set_permissions(place.at("open"), Permissions::from_mode(0o777)).unwrap();
+    fs::rename(&path, place.at("open/accounts.toml")).unwrap();
+    place.configure("", "accounts_file = \"open/accounts.toml\"");
+    let said = place.refused();
+    assert!(said.contains("0777") && said.contains("leads there") && said.contains("chmod go-w"), "{said}");
+}
+
+#[test]
+fn a_mistake_in_the_table_of_accounts_or_a_setting_out_of_bounds_has_its_place_and_shows_no_secret() {
+    let digest = Credential::token(TOKEN.as_bytes()).unwrap().encoded();
+    for (app, words) in [
+        (
+            "[app.accounts.a]\npassword = \"12345\"",
+            "ping.toml:5:12: app.accounts.a.password: it is no password hash",
+        ),
+        ("[app.accounts.a]\npassword = 12345", "ping.toml:5:12: app.accounts.a.password: it is not text"),
+        ("[app.accounts.a]\ntoken = 123.45", "ping.toml:5:9: app.accounts.a.token: it is not text"),
+        ("[app.accounts.a]\npasword = \"12345\"", "unknown key `pasword`; did you mean `password`?"),
+        (
+            "[app.accounts.a]\nrights = \"all\"",
+            "ping.toml:4:1: app.accounts.a: it needs a password or a token",
+        ),
+        (&format!("[app.accounts.a]\ntoken = \"{digest}\"\nrights = \"exti\""), "did you mean `exit`?"),
+        (&format!("accounts.{}.token = \"{digest}\"", "n".repeat(101)), "a name has at most 100 bytes"),
+        ("login_seconds = 0", "ping.toml:4:17: app.login_seconds: 0 is out of range"),
+        ("login_seconds = 3601.0", "ping.toml:4:17: app.login_seconds: 3601 is out of range"),
+        ("hashing_jobs = 0", "ping.toml:4:16: app.hashing_jobs: 0 is out of range: 1 to 64"),
+        ("hashing_jobs = 65", "ping.toml:4:16: app.hashing_jobs: 65 is out of range: 1 to 64"),
+        (
+            "request_max_bytes = 65536",
+            "ping.toml:4:21: app.request_max_bytes: 65536 is out of range: 1 to 65535",
+        ),
+        ("dialect = \"modern\"", "ping.toml:4:11: app.dialect: unknown variant `modern`"),
+        ("dialects.nobody = \"status\"", "no listener is called `nobody`; there is `"),
+    ] {
+        let said = Place::new(app).refused();
+        assert!(said.contains(words), "{app}: {said}");
+        assert!(!said.contains("12345") && !said.contains("123.45") && !said.contains(&digest), "{said}");
+    }
+    for (settings, least, most) in
+        [("login_seconds", "0.001", "3600"), ("hashing_jobs", "1", "64"), ("request_max_bytes", "1", "65535")]
+    {
+        for value in [least, most] {
+            let place = Place::new(&format!("{settings} = {value}"));
+            let output = place.command().arg("--check").output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+}
+
+#[test]
+fn weak_hashes_are_taken_with_one_warning() {
+    let place = Place::new("accounts_file = \"accounts.toml\"");
+    let phc = "$argon2id$v=19$m=4096,t=3,p=1$c29tZXNhbHQ$c29tZWRpZ2VzdDEyMzQ1Ng";
+    let weak = ["b", "c"].map(|name| format!("[accounts.{name}]\npassword = \"{phc}\"\n")).concat();
+    place.write_accounts(&format!("{}{weak}", entry("a", TOKEN, "all")));
+    let mut child = Child::spawn(&mut place.command());
+    let line = child.wait_for_one_of(&["weak", "listening"]);
+    assert!(line.contains("weak password hashes: 2, the first that of b") && !line.contains("$"), "{line}");
+    child.wait_for("listening on");
+    place.client("a", TOKEN);
+}
+
+#[test]
+fn an_account_may_stand_in_one_place_only() {
+    let inline = |name: &str| {
+        let digest = Credential::token(TOKEN.as_bytes()).unwrap().encoded();
+        format!(
+            "accounts_file = \"accounts.toml\"\n\
+                 [app.accounts.{name}]\ntoken = \"{digest}\"\n"
+        )
+    };
+    for (in_file, in_settings) in [("same", "same")] {
+        let place = Place::new(&inline(in_settings));
+        place.write_accounts(&entry(in_file, TOKEN, "all"));
+        let said = place.refused();
+        assert!(said.contains("remove one"), "{said}");
+    }
+}

@@ -166,8 +166,8 @@ fn read_account(
     let mut rights = Some(Rights::ALL);
     for Entry { key, at, node } in settings {
         let read = match key.as_str() {
-            "password" => password(node).map(|credential| credentials.push(Some(credential))),
-            "token" => token(node).map(|credential| credentials.push(Some(credential))),
+            "password" => password(text(node)).map(|credential| credentials.push(Some(credential))),
+            "token" => token(text(node)).map(|credential| credentials.push(Some(credential))),
             "rights" => read_rights(node, names).map(|read| rights = Some(read)),
             _ => {
                 unknown(key, at, &SETTINGS, mistakes);
@@ -189,29 +189,45 @@ fn read_account(
     Some((entry.key.as_bytes().into(), credentials.pop()??, rights?))
 }
 
-/// The hash of a password; what is none is not shown, as it may be one.
-fn password(node: &Node) -> Result<Credential, String> {
-    let remedy = "put the output of `hash_password` here, never the password itself";
-    let Kind::Text(text) = &node.kind else {
-        return Err(format!("it is not text; {remedy}"));
-    };
-    Credential::from_phc(text).map_err(|cause| format!("{cause}; {remedy}"))
+/// The hash of a password; what is none is not shown, as it may be one. None: it is not even text.
+pub(super) fn password(text: Option<&str>) -> Result<Credential, String> {
+    let read = text.map(Credential::from_phc);
+    explained(read, "put the output of `hash_password` here, never the password itself")
 }
 
 /// The same for a token.
-fn token(node: &Node) -> Result<Credential, String> {
-    let remedy = "put the output of `Credential::encoded` here, never the token itself";
-    let Kind::Text(text) = &node.kind else {
-        return Err(format!("it is not text; {remedy}"));
-    };
-    Credential::from_digest(text).map_err(|cause| format!("{cause}; {remedy}"))
+pub(super) fn token(text: Option<&str>) -> Result<Credential, String> {
+    let read = text.map(Credential::from_digest);
+    explained(read, "put the output of `Credential::encoded` here, never the token itself")
+}
+
+fn explained(read: Option<Result<Credential>>, remedy: &str) -> Result<Credential, String> {
+    match read {
+        Some(read) => read.map_err(|cause| format!("{cause}; {remedy}")),
+        None => Err(format!("it is not text; {remedy}")),
+    }
+}
+
+fn text(node: &Node) -> Option<&str> {
+    match &node.kind {
+        Kind::Text(text) => Some(text),
+        _ => None,
+    }
 }
 
 fn read_rights(node: &Node, names: &RightNames) -> Result<Rights, String> {
-    let Kind::Text(text) = &node.kind else {
+    let Some(text) = text(node) else {
         return Err("it is not text; write names with commas between them: \"get,exit\"".to_owned());
     };
     names.parse(text).map_err(|cause| cause.to_string())
+}
+
+/// Whether it is the hash of a password, with less work than the least that OWASP's "Password Storage Cheat Sheet" has for
+/// argon2id: 7 MiB and five passes, or more memory and fewer.
+pub(super) fn is_weak(credential: &Credential) -> bool {
+    credential.work().is_some_and(|work| {
+        work.memory_kib < WEAK_MEMORY_KIB || work.blocks() < u64::from(WEAK_MEMORY_KIB) * WEAK_PASSES
+    })
 }
 
 fn unknown(key: &str, at: &At, known: &[&str], mistakes: &mut Mistakes) {
@@ -221,6 +237,8 @@ fn unknown(key: &str, at: &At, known: &[&str], mistakes: &mut Mistakes) {
 }
 
 const TABLE: &str = "accounts";
+const WEAK_MEMORY_KIB: u32 = 7 * 1024;
+const WEAK_PASSES: u64 = 5;
 const SETTINGS: [&str; 3] = ["password", "token", "rights"];
 
 #[cfg(test)]

@@ -271,7 +271,7 @@ struct PasswordHash {
 impl PasswordHash {
     /// Reads a PHC string (<https://github.com/P-H-C/phc-string-format>); the reason if it is refused.
     fn parse(text: &str) -> Result<Self, String> {
-        let no_hash = || "it is no password hash (`$argon2id$v=19$m=19456,t=2,p=1$…`)".to_owned();
+        let no_hash = || "it is no password hash (`$argon2id$v=19$m=19456,t=2,p=1$SALT$DIGEST`)".to_owned();
         let parsed = phc::PasswordHash::new(text).map_err(|_| no_hash())?;
         if parsed.algorithm != argon2::ARGON2ID_IDENT {
             return Err("it is a hash of another kind than argon2id".to_owned());

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::ops::{BitOr, BitOrAssign};
 
+use crate::config::node::hint;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A set of rights, 32 at most.
@@ -172,7 +173,7 @@ impl RightNames {
                 "" => rights,
                 "all" => Rights::ALL,
                 "none" => Rights::NONE,
-                name => rights | self.named(name).ok_or_else(|| unknown(name))?,
+                name => rights | self.named(name).ok_or_else(|| self.unknown(name))?,
             };
         }
         Ok(rights)
@@ -181,11 +182,13 @@ impl RightNames {
     fn named(&self, name: &str) -> Option<Rights> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, right)| *right)
     }
-}
 
-fn unknown(name: &str) -> Error {
-    let shown: String = name.chars().take(NAME_MAX_BYTES).collect();
-    Error::new(ErrorKind::Config, format!("there is no right called `{}`", shown.escape_debug()))
+    fn unknown(&self, name: &str) -> Error {
+        let shown: String = name.chars().take(NAME_MAX_BYTES).collect();
+        let known = self.0.iter().map(|(known, _)| known.as_str()).chain(["all", "none"]);
+        let hint = hint(name.trim(), known);
+        Error::new(ErrorKind::Config, format!("there is no right called `{}`{hint}", shown.escape_debug()))
+    }
 }
 
 /// The rights of Passenger 3.0.

@@ -1,10 +1,15 @@
 //! What a configuration file says about a message server: [`Settings`].
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
-use super::accounts_file::AccountsFile;
+use serde::Deserialize as _;
+use serde::de::{self, Deserializer, Visitor};
+
+use super::accounts_file::{self, AccountsFile, is_weak};
 use super::credential::Credential;
+use super::default_account::NAME_MAX_BYTES;
 use super::dialect::Dialect;
 use super::messages::Messages;
 use super::penalties::Penalties;
@@ -15,20 +20,20 @@ use crate::{Error, ErrorKind, Result};
 /// The settings of a message server, for serde: the table `[app]` of [`MessageServer`](super::MessageServer), or a table of
 /// your own settings.
 ///
-/// | key | meaning | default |
-/// |---|---|---|
-/// | `accounts` | who can log in: a table of [`AccountEntry`] by name | empty |
-/// | `accounts_file` | who can log in, see [`AccountsFile`]; relative to where the server was started | none |
-/// | `dialect` | `"classic"` or `"status"`, see [`Dialect`] | `"classic"` |
-/// | `dialects` | a table of dialects by the names of listeners | empty |
-/// | `login_seconds` | time for a login, everything together; fractions count | 2 |
-/// | `logins_max` | logins under way at once; one address or user at most half, see [`Messages::set_logins_max`] | 1024 |
-/// | `refusal_seconds` | after a login until it is refused, doubled with each failure, see [`Penalties`] | 0.1 |
-/// | `refusal_max_seconds` | the longest that it is doubled to | 3.2 |
-/// | `hashing_jobs` | passwords that are checked at once, 19 MiB each | 2 |
-/// | `request_max_bytes` | longest request | 65,535 |
-/// | `allow_plaintext` | passwords may cross a network that others can listen to | false |
-/// | `core_dumps` | the process may be dumped and traced, its memory with what clients say | false |
+/// | key | meaning | values | default |
+/// |---|---|---|---|
+/// | `accounts` | who can log in: a table of [`AccountEntry`] by name | names of at most 100 bytes | empty |
+/// | `accounts_file` | who can log in, see [`AccountsFile`]; relative to where the server was started | at most 1 MiB | none |
+/// | `dialect` | see [`Dialect`] | `"classic"`, `"status"` | `"classic"` |
+/// | `dialects` | a table of dialects by the names of listeners | those there are | empty |
+/// | `login_seconds` | time for a login, everything together; fractions count | more than 0, at most 3600 | 2 |
+/// | `logins_max` | logins under way at once; one address or user at most half, see [`Messages::set_logins_max`] | from 1 | 1024 |
+/// | `refusal_seconds` | after a login until it is refused, doubled with each failure, see [`Penalties`] | at most the next | 0.1 |
+/// | `refusal_max_seconds` | the longest that it is doubled to | at most 3600 | 3.2 |
+/// | `hashing_jobs` | passwords that are checked at once, 19 MiB each | 1 to 64; no use above `offload_threads` | 2 |
+/// | `request_max_bytes` | longest request | 1 to 65,535 | 65,535 |
+/// | `allow_plaintext` | passwords may cross a network that others can listen to | | false |
+/// | `core_dumps` | the process may be dumped and traced, its memory with what clients say | | false |
 #[derive(Clone, Debug, serde::Deserialize)]
 #[serde(default)]
 pub struct Settings {
@@ -41,6 +46,7 @@ pub struct Settings {
     /// See the table.
     pub dialects: BTreeMap<String, Dialect>,
     /// See the table.
+    #[serde(deserialize_with = "login_seconds")]
     pub login_seconds: f64,
     /// See the table.
     pub logins_max: usize,
@@ -49,8 +55,10 @@ pub struct Settings {
     /// See the table.
     pub refusal_max_seconds: f64,
     /// See the table.
+    #[serde(deserialize_with = "hashing_jobs")]
     pub hashing_jobs: usize,
     /// See the table.
+    #[serde(deserialize_with = "request_max_bytes")]
     pub request_max_bytes: usize,
     /// See the table.
     pub allow_plaintext: bool,
@@ -70,44 +78,44 @@ impl Default for Settings {
             refusal_seconds: 0.1,
             refusal_max_seconds: 3.2,
             hashing_jobs: 2,
-            request_max_bytes: crate::codec::message::ARRAY_MAX_BYTES,
+            request_max_bytes: REQUEST_MAX_BYTES,
             allow_plaintext: false,
             core_dumps: false,
         }
     }
 }
 
-/// One account in a file. Either `password` or `token` must be there; both are hashes, never the secret itself.
+/// One account in a configuration: `password` or `token`, one of them, and `rights`. Neither is the secret itself: the first
+/// is what [`hash_password`](super::hash_password) gives, the second what [`Credential::encoded`] gives of a random token.
 #[derive(Clone, Debug, serde::Deserialize)]
+#[serde(try_from = "Written")]
 pub struct AccountEntry {
-    /// What [`hash_password`](super::hash_password) gives: an argon2id hash in its usual text form.
-    pub password: Option<String>,
-    /// What [`Credential::encoded`] gives of a random token.
-    pub token: Option<String>,
+    /// Read from either of them.
+    pub credential: Credential,
     /// As [`RightNames::parse`] reads them; without the key: all.
     pub rights: Option<String>,
 }
 
-impl AccountEntry {
-    /// # Errors
-    /// [`ErrorKind::Config`], naming the account.
-    fn read(&self, name: &str, names: &RightNames) -> Result<(Credential, Rights)> {
-        let refuse =
-            |key: &str, what: String| Error::new(ErrorKind::Config, format!("accounts.{name}{key}: {what}"));
-        let credential = match (&self.password, &self.token) {
-            (Some(password), None) => {
-                Credential::from_phc(password).map_err(|error| refuse(".password", error.chain()))?
+/// As it stands in the file.
+#[derive(serde::Deserialize)]
+struct Written {
+    #[serde(default, deserialize_with = "password")]
+    password: Option<Credential>,
+    #[serde(default, deserialize_with = "token")]
+    token: Option<Credential>,
+    rights: Option<String>,
+}
+
+impl TryFrom<Written> for AccountEntry {
+    type Error = &'static str;
+
+    fn try_from(written: Written) -> Result<Self, &'static str> {
+        match (written.password, written.token) {
+            (Some(credential), None) | (None, Some(credential)) => {
+                Ok(Self { credential, rights: written.rights })
             }
-            (None, Some(token)) => {
-                Credential::from_digest(token).map_err(|error| refuse(".token", error.chain()))?
-            }
-            _ => return Err(refuse("", "it needs either password or token".to_owned())),
-        };
-        let rights = match &self.rights {
-            Some(text) => names.parse(text).map_err(|error| refuse(".rights", error.chain()))?,
-            None => Rights::ALL,
-        };
-        Ok((credential, rights))
+            _ => Err("it needs a password or a token, and one only"),
+        }
     }
 }
 
@@ -131,33 +139,25 @@ impl Settings {
     /// Puts the settings into force and reads the accounts file; for `post_configure_hook`.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`]: a value makes no sense, a dialect is for a listener that is not there, a password would cross a
-    /// network in the clear, or the accounts file has mistakes.
+    /// [`ErrorKind::Config`]: a value is out of its bounds, a dialect is for a listener that is not there, a password would
+    /// cross a network in the clear, or the accounts have mistakes.
     pub fn apply(&self, messages: &mut Messages, names: &RightNames, config: &Config) -> Result<()> {
-        let refuse = |what: String| Err(Error::new(ErrorKind::Config, what));
-        match Duration::try_from_secs_f64(self.login_seconds) {
-            Ok(time) if !time.is_zero() && time <= LOGIN_TIME_MAX => messages.set_login_timeout(time),
-            _ => return refuse(format!("login_seconds: {} is not between 0 and 3600", self.login_seconds)),
-        };
+        messages
+            .set_login_timeout(login_time(self.login_seconds).map_err(|what| refuse("login_seconds", what))?);
+        between(self.hashing_jobs, HASHING_JOBS_MAX).map_err(|what| refuse("hashing_jobs", what))?;
+        between(self.request_max_bytes, REQUEST_MAX_BYTES)
+            .map_err(|what| refuse("request_max_bytes", what))?;
         self.bound_logins(messages)?;
-        if self.hashing_jobs == 0 {
-            return refuse("hashing_jobs: with 0 no password would ever be checked".to_owned());
-        }
-        if self.request_max_bytes == 0 || self.request_max_bytes > crate::codec::message::ARRAY_MAX_BYTES {
-            return refuse(format!(
-                "request_max_bytes: {} is not between 1 and 65535",
-                self.request_max_bytes
-            ));
-        }
         messages.set_hashing_jobs(self.hashing_jobs).set_request_max_bytes(self.request_max_bytes);
         messages.set_dialect(self.dialect);
         messages.dialects.clear();
         for (listener, dialect) in &self.dialects {
             if !config.listen.iter().any(|at| at.name == *listener) {
-                let known: Vec<&str> = config.listen.iter().map(|at| at.name.as_str()).collect();
-                return refuse(format!(
-                    "dialects: there is no listener `{listener}`; there is {}",
-                    known.join(", ")
+                let known: Vec<String> = config.listen.iter().map(|at| format!("`{}`", at.name)).collect();
+                let listener = listener.escape_debug();
+                return Err(refuse(
+                    "dialects",
+                    format!("no listener is called `{listener}`; there is {}", known.join(", ")),
                 ));
             }
             messages.set_dialect_of(listener.clone(), *dialect);
@@ -184,50 +184,150 @@ impl Settings {
 
     /// Takes the accounts of the settings and of the accounts file, all or none: those that were listed there before and are
     /// not any more are removed, those that were added by the program stay. Clients that are logged in stay too.
+    /// Warns of hashes that are quicker to guess than they should be.
     ///
     /// # Errors
-    /// What is wrong with the file; nothing is changed then.
+    /// What is wrong with them; nothing is changed then.
     pub fn read_accounts(&self, messages: &mut Messages, names: &RightNames, config: &Config) -> Result<()> {
         let mut read: Vec<(Box<[u8]>, Credential, Rights)> = Vec::new();
         for (name, entry) in &self.accounts {
-            let (credential, rights) = entry.read(name, names)?;
-            read.push((name.as_bytes().into(), credential, rights));
+            let rights = Self::rights_of(name, entry, names).map_err(|what| {
+                let file = config.conf_file.as_ref().map(|path| format!("{}: ", path.display()));
+                Error::new(ErrorKind::Config, format!("{}{what}", file.unwrap_or_default()))
+            })?;
+            read.push((name.as_bytes().into(), entry.credential.clone(), rights));
         }
         if let Some(path) = &self.accounts_file {
-            for (name, credential, rights) in AccountsFile::read(&config.absolute(path)?, names)?.accounts {
+            let path = config.absolute(path).map_err(|error| refuse("accounts_file", error.chain()))?;
+            for (name, credential, rights) in AccountsFile::read(&path, names)?.accounts {
                 if read.iter().any(|(known, ..)| *known == name) {
-                    let name = name.escape_ascii();
-                    let context = format!("accounts.{name}: it also stands in {path}");
-                    return Err(Error::new(ErrorKind::Config, context));
+                    let (name, path) = (name.escape_ascii(), path.display());
+                    let what =
+                        format!("{path}: the account {name} also stands in the configuration; remove one");
+                    return Err(Error::new(ErrorKind::Config, what));
                 }
                 read.push((name, credential, rights));
             }
+        }
+        if !config.probing() {
+            warn_of_weak(&read);
         }
         messages.accounts().replace_file_accounts(AccountsFile { accounts: read });
         Ok(())
     }
 
+    fn rights_of(name: &str, entry: &AccountEntry, names: &RightNames) -> Result<Rights, String> {
+        let shown = name.chars().take(NAME_MAX_BYTES).collect::<String>();
+        let account = format!("accounts.{}", shown.escape_debug());
+        if name.len() > NAME_MAX_BYTES {
+            return Err(format!("{account}: a name has at most {NAME_MAX_BYTES} bytes"));
+        }
+        let rights = entry.rights.as_deref().map(|text| names.parse(text)).transpose();
+        let rights = rights.map_err(|error| format!("{account}.rights: {error}"))?;
+        Ok(rights.unwrap_or(Rights::ALL))
+    }
+
     fn refuse_plaintext(&self, config: &Config) -> Result<()> {
-        let open = config.listen.iter().find(|at| match &at.addr {
-            ListenAddr::Tcp { host, .. } => !is_loopback(host),
-            ListenAddr::Unix { .. } => false,
+        let open = config.listen.iter().find_map(|at| match &at.addr {
+            ListenAddr::Tcp { host, port, .. } if !is_loopback(host) => Some(format!("{host} port {port}")),
+            _ => None,
         });
         match open {
-            Some(at) if !self.allow_plaintext => {
-                let context = format!(
-                    "port: passwords would come to {} in the clear: listen on a Unix socket or on 127.0.0.1, or set \
-                     allow_plaintext = true",
-                    at.name
-                );
-                Err(Error::new(ErrorKind::Config, context))
-            }
+            Some(at) if !self.allow_plaintext => Err(refuse(
+                "port",
+                format!(
+                    "passwords would come to {at} in the clear: listen on a Unix socket or on 127.0.0.1, or set \
+                     allow_plaintext = true"
+                ),
+            )),
             _ => Ok(()),
         }
     }
+}
+
+fn refuse(key: &str, what: String) -> Error {
+    Error::new(ErrorKind::Config, format!("{key}: {what}"))
+}
+
+/// One line about all of them.
+fn warn_of_weak(read: &[(Box<[u8]>, Credential, Rights)]) {
+    let mut weak = read.iter().filter(|(_, credential, _)| is_weak(credential));
+    let Some((first, ..)) = weak.next() else { return };
+    log::warn!(
+        "weak password hashes: {}, the first that of {}; whoever reads them can try passwords quickly: make them anew, with at \
+         least 7 MiB (m=7168) and 35 MiB over all passes (m times t)",
+        1 + weak.count(),
+        first.escape_ascii()
+    );
 }
 
 fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
+fn login_time(seconds: f64) -> Result<Duration, String> {
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(time) if !time.is_zero() && time <= LOGIN_TIME_MAX => Ok(time),
+        _ => Err(format!("{seconds} is out of range: more than 0, at most 3600 seconds")),
+    }
+}
+
+fn between(value: usize, most: usize) -> Result<usize, String> {
+    if (1..=most).contains(&value) { Ok(value) } else { Err(format!("{value} is out of range: 1 to {most}")) }
+}
+
+// Checked where they are read, so that a mistake has its place.
+
+fn login_seconds<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    let seconds = f64::deserialize(from)?;
+    login_time(seconds).map_err(de::Error::custom)?;
+    Ok(seconds)
+}
+
+fn hashing_jobs<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
+    between(usize::deserialize(from)?, HASHING_JOBS_MAX).map_err(de::Error::custom)
+}
+
+fn request_max_bytes<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
+    between(usize::deserialize(from)?, REQUEST_MAX_BYTES).map_err(de::Error::custom)
+}
+
+fn password<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Credential>, D::Error> {
+    from.deserialize_str(SecretText(accounts_file::password)).map(Some)
+}
+
+fn token<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Credential>, D::Error> {
+    from.deserialize_str(SecretText(accounts_file::token)).map(Some)
+}
+
+/// Reads text that may be a secret by mistake; no message shows it, nor the number that somebody may have put there.
+struct SecretText(fn(Option<&str>) -> Result<Credential, String>);
+
+impl Visitor<'_> for SecretText {
+    type Value = Credential;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("text in quotes")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Credential, E> {
+        (self.0)(Some(text)).map_err(E::custom)
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Credential, E> {
+        (self.0)(None).map_err(E::custom)
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Credential, E> {
+        (self.0)(None).map_err(E::custom)
+    }
+
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<Credential, E> {
+        (self.0)(None).map_err(E::custom)
+    }
+}
+
 const LOGIN_TIME_MAX: Duration = Duration::from_secs(3600);
+/// More than a gigabyte of memory.
+const HASHING_JOBS_MAX: usize = 64;
+const REQUEST_MAX_BYTES: usize = crate::codec::message::ARRAY_MAX_BYTES;

@@ -196,6 +196,21 @@ fn a_file_that_others_could_replace_by_renaming_a_directory_is_refused_also_behi
 }
 
 #[test]
+fn a_hash_of_less_work_than_the_least_that_is_advised_is_weak() {
+    let weak = |memory: u32, passes: u32| {
+        let phc = format!("$argon2id$v=19$m={memory},t={passes},p=1$c29tZXNhbHQ$c29tZWRpZ2VzdDEyMzQ1Ng");
+        is_weak(&Credential::from_phc(&phc).unwrap())
+    };
+    for (memory, passes) in [(47_104, 1), (19_456, 2), (12_288, 3), (9_216, 4), (7_168, 5), (65_536, 3)] {
+        assert!(!weak(memory, passes), "{memory} {passes}");
+    }
+    for (memory, passes) in [(7_168, 4), (7_167, 10), (4_096, 3), (19_456, 1), (35_839, 1)] {
+        assert!(weak(memory, passes), "{memory} {passes}");
+    }
+    assert!(!is_weak(&Credential::token(TOKEN).unwrap()));
+}
+
+#[test]
 fn a_link_is_followed_and_what_is_no_regular_file_refused() {
     let place = Place::new("[accounts]\n");
     let names = RightNames::default();
