@@ -251,3 +251,101 @@ fn an_account_may_stand_in_one_place_only() {
         assert!(said.contains("remove one"), "{said}");
     }
 }
+
+#[test]
+fn a_restart_takes_up_what_was_added_to_changed_in_and_removed_from_the_accounts_file() {
+    accounts_are_read_again("handover", "restart 1 done", "restart 2 done");
+}
+
+#[test]
+fn a_reload_takes_up_what_was_added_to_changed_in_and_removed_from_the_accounts_file() {
+    accounts_are_read_again("reload", "read again", "read again");
+}
+
+fn accounts_are_read_again(on_hup: &str, done: &str, done_again: &str) {
+    let place = Place::new("");
+    place.configure(&format!("on_hup = \"{on_hup}\""), "accounts_file = \"accounts.toml\"");
+    let accounts = |text: &[String]| place.write_accounts(&text.concat());
+    accounts(&["kept", "changed", "poorer", "removed"].map(|name| entry(name, TOKEN, "all")));
+    let mut child = place.serve();
+    let mut clients = ["kept", "changed", "poorer", "removed"].map(|name| place.client(name, TOKEN));
+    clients.iter_mut().for_each(expect_pong);
+
+    accounts(&[
+        entry("added", OTHER, "all"),
+        entry("kept", TOKEN, "all"),
+        entry("changed", OTHER, "none"),
+        entry("poorer", TOKEN, "none"),
+    ]);
+    child.signal("HUP");
+    child.wait_for("its account is gone");
+    if on_hup == "reload" {
+        child.wait_for(done);
+    }
+    expect_pong(&mut place.client("added", OTHER));
+    place.expect_wrong("removed", TOKEN);
+    place.expect_wrong("changed", TOKEN);
+    place.client("changed", OTHER);
+    place.client("kept", TOKEN);
+    let [kept, changed, poorer, removed] = &mut clients;
+    assert!(may_inspect(kept), "nothing has changed for it");
+    expect_pong(changed);
+    assert!(!may_inspect(changed), "it stays, with the rights of now");
+    assert!(!may_inspect(poorer));
+    assert_eq!(removed.read().unwrap(), None, "its account is gone, and so is it");
+
+    // The rights of whose secret has changed are still those of now.
+    accounts(&[entry("changed", OTHER, "all"), entry("kept", TOKEN, "all")]);
+    child.signal("HUP");
+    child.wait_for(done_again);
+    assert!(may_inspect(changed) && may_inspect(kept));
+    assert_eq!(poorer.read().unwrap(), None);
+}
+
+#[test]
+fn a_restart_with_a_broken_accounts_file_is_refused_and_changes_nothing() {
+    a_broken_file_changes_nothing("handover", "restart failed, this image goes on");
+}
+
+#[test]
+fn a_reload_with_a_broken_accounts_file_changes_nothing() {
+    a_broken_file_changes_nothing("reload", "reload failed, nothing has changed");
+}
+
+fn a_broken_file_changes_nothing(on_hup: &str, failed: &str) {
+    let place = Place::new("");
+    let app = "accounts_file = \"accounts.toml\"";
+    place.configure(&format!("on_hup = \"{on_hup}\""), app);
+    let good = [entry("kept", TOKEN, "all"), entry("also", TOKEN, "all")].concat();
+    place.write_accounts(&good);
+    let mut child = place.serve();
+    let mut client = place.client("kept", TOKEN);
+    let path = place.at("accounts.toml");
+    let added = entry("added", OTHER, "all");
+    for (text, words) in [
+        (format!("{added}[accounts.kept]\npassword = \"canary\"\n"), ":5:12: accounts.kept.password"),
+        (format!("{added}[accounts.k"), ":4:12: "),
+        (String::new(), ": it has no table [accounts]"),
+    ] {
+        place.write_accounts(&text);
+        child.signal("HUP");
+        let line = child.wait_for(failed);
+        assert!(line.contains(&format!("{}{words}", path.display())), "{line}");
+        assert!(line.contains(" error ") && !line.contains("canary"), "{line}");
+        expect_pong(&mut client);
+        place.client("also", TOKEN);
+        place.expect_wrong("added", OTHER);
+    }
+    fs::remove_file(&path).unwrap();
+    child.signal("HUP");
+    let line = child.wait_for(failed);
+    assert!(line.contains("make it, or name another"), "{line}");
+    place.write_accounts(&good);
+    // Values out of bounds beside good accounts.
+    place.configure(&format!("on_hup = \"{on_hup}\""), &format!("{app}\nhashing_jobs = 0"));
+    child.signal("HUP");
+    child.wait_for(failed);
+    assert!(may_inspect(&mut client));
+    child.signal("TERM");
+    assert!(child.expect_exit().success());
+}

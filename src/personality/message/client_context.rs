@@ -22,8 +22,8 @@ pub struct ClientContext<'a> {
     pub peer: &'a Peer,
     /// The time of this turn.
     pub now: Instant,
-    /// Whose login this client used. The account stays the client's even if it is removed from the database; changed rights
-    /// count at once.
+    /// Whose login this client used. The account stays the client's even if it is removed from the database, until a restart
+    /// or a reload closes it; changed rights count at once.
     pub account: &'a Arc<Account>,
     /// All accounts, to add one for a helper process, say.
     pub accounts: &'a AccountsDatabase,

@@ -28,7 +28,7 @@ use crate::{Error, ErrorKind, Peer, Result, Room, Server, sys};
 /// With hooks, settings or other clients of your own, write a [`Server`] that has a [`Messages`] and implements
 /// [`MessageHost`], in which these hooks are one call each: `configure_hook` → [`Settings::declare`], `post_configure_hook` →
 /// [`Settings::apply`], `client` → [`Session::new`], `restore_client` → [`Session::restore`], `pre_loop_hook` →
-/// [`close_orphans`] and [`harden_process`], `reload_hook` → [`Settings::read_accounts`].
+/// [`Settings::begin`], `reload_hook` → [`Settings::reload`].
 pub struct MessageServer {
     name: String,
     about: String,
@@ -128,21 +128,11 @@ impl Server for MessageServer {
     }
 
     fn pre_loop_hook(&mut self, room: &mut Room<'_, Self>) -> Result<()> {
-        if self.messages.accounts().is_empty() {
-            log::warn!("there are no accounts: nobody can log in (accounts_file)");
-        }
-        if !self.settings.core_dumps {
-            harden_process()?;
-        }
-        close_orphans(room);
-        Ok(())
+        self.settings.begin(&mut self.messages, room)
     }
 
-    fn reload_hook(&mut self, _room: &mut Room<'_, Self>, config: &Config) -> Result<()> {
-        let settings: Settings = config.app()?;
-        settings.read_accounts(&mut self.messages, &self.rights, config)?;
-        self.settings = settings;
-        Ok(())
+    fn reload_hook(&mut self, room: &mut Room<'_, Self>, config: &Config) -> Result<()> {
+        config.app::<Settings>()?.reload(&mut self.messages, &self.rights, room, config)
     }
 }
 
@@ -166,11 +156,13 @@ pub fn harden_process() -> Result<()> {
     })
 }
 
-/// Closes clients whose account is gone since a restart; for `pre_loop_hook`.
-pub fn close_orphans<S: MessageHost>(room: &mut Room<'_, S>) {
+/// Closes the clients whose account is gone since a restart or a reload; for `pre_loop_hook` and `reload_hook`, where
+/// [`Settings::begin`] and [`Settings::reload`] do it. Whoever has an account of that name still, stays, with the rights that
+/// it has now; also if its secret is another one. To be rid of such a client, remove the account, reload, and add it again.
+pub fn close_orphans<S: MessageHost>(room: &mut Room<'_, S>, accounts: &AccountsDatabase) {
     let conns = &mut *room.conns;
     for (id, client) in room.clients.iter_mut() {
-        if S::session(client).is_some_and(|session| session.is_orphaned()) {
+        if S::session(client).is_some_and(|session| !session.follow_account(accounts)) {
             log::warn!("connection {id}: closed, its account is gone");
             conns.close(id);
         }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::account::Account;
+use super::database::AccountsDatabase;
 use super::handler::{Answer, Processed, Wait};
 use super::login::Login;
 use super::messages::{Joining, MessageHost, Messages, Seat};
@@ -103,6 +104,12 @@ impl Session {
             State::Serving(serving) => Some(&serving.account),
             _ => None,
         }
+    }
+
+    /// Has the account of its name as it is by now. False if there is none any more.
+    pub(super) fn follow_account(&mut self, accounts: &AccountsDatabase) -> bool {
+        let State::Serving(serving) = &mut self.state else { return !self.is_orphaned() };
+        accounts.get(serving.account.name()).map(|account| serving.account = account).is_some()
     }
 
     /// The login is over and right: the handlers are told.

@@ -11,11 +11,12 @@ use super::accounts_file::{self, AccountsFile, is_weak};
 use super::credential::Credential;
 use super::default_account::NAME_MAX_BYTES;
 use super::dialect::Dialect;
-use super::messages::Messages;
+use super::messages::{MessageHost, Messages};
 use super::penalties::Penalties;
 use super::rights::{RightNames, Rights};
+use super::server::{close_orphans, harden_process};
 use crate::config::{Config, ConfigBuilder, ListenAddr};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, Room};
 
 /// The settings of a message server, for serde: the table `[app]` of [`MessageServer`](super::MessageServer), or a table of
 /// your own settings.
@@ -182,8 +183,42 @@ impl Settings {
         Ok(())
     }
 
+    /// The last that is to be done before anybody is served: the process is closed to debuggers unless `core_dumps` says
+    /// otherwise ([`harden_process`]), and clients whose account is gone since a
+    /// restart are closed ([`close_orphans`]); for `pre_loop_hook`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`]: the system refuses.
+    pub fn begin<S: MessageHost>(&self, messages: &mut Messages, room: &mut Room<'_, S>) -> Result<()> {
+        if !self.core_dumps {
+            harden_process()?;
+        }
+        if messages.accounts.is_empty() {
+            log::warn!("there are no accounts: nobody can log in; set accounts_file");
+        }
+        close_orphans(room, &messages.accounts);
+        Ok(())
+    }
+
+    /// Takes the accounts of a configuration that was read again, all or none ([`read_accounts`](Self::read_accounts)), and
+    /// closes the clients whose account is gone; for `reload_hook`. All else needs a restart.
+    ///
+    /// # Errors
+    /// As [`read_accounts`](Self::read_accounts).
+    pub fn reload<S: MessageHost>(
+        &self,
+        messages: &mut Messages,
+        names: &RightNames,
+        room: &mut Room<'_, S>,
+        config: &Config,
+    ) -> Result<()> {
+        self.read_accounts(messages, names, config)?;
+        close_orphans(room, &messages.accounts);
+        Ok(())
+    }
+
     /// Takes the accounts of the settings and of the accounts file, all or none: those that were listed there before and are
-    /// not any more are removed, those that were added by the program stay. Clients that are logged in stay too.
+    /// not any more are removed, those that were added by the program stay. Nobody is closed: see [`reload`](Self::reload).
     /// Warns of hashes that are quicker to guess than they should be.
     ///
     /// # Errors
