@@ -206,6 +206,10 @@ fn a_mistake_in_the_table_of_accounts_or_a_setting_out_of_bounds_has_its_place_a
         ),
         ("dialect = \"modern\"", "ping.toml:4:11: app.dialect: unknown variant `modern`"),
         ("dialects.nobody = \"status\"", "no listener is called `nobody`; there is `"),
+        ("default_accounts.a = \"all\"", "default_accounts: their tokens need a secrets_directory"),
+        ("secrets_directory = \".\"\ndefault_accounts.a = \"exti\"", "did you mean `exit`?"),
+        ("secrets_directory = \".\"\ndefault_accounts.\"a/b\" = \"all\"", "cannot make the account `a/b`"),
+        ("secrets_directory = \"none\"\ndefault_accounts.a = \"all\"", "/none/a.secret: No such file"),
     ] {
         let said = Place::new(app).refused();
         assert!(said.contains(words), "{app}: {said}");
@@ -240,11 +244,11 @@ fn an_account_may_stand_in_one_place_only() {
     let inline = |name: &str| {
         let digest = Credential::token(TOKEN.as_bytes()).unwrap().encoded();
         format!(
-            "accounts_file = \"accounts.toml\"\n\
+            "accounts_file = \"accounts.toml\"\nsecrets_directory = \".\"\ndefault_accounts.one = \"all\"\n\
                  [app.accounts.{name}]\ntoken = \"{digest}\"\n"
         )
     };
-    for (in_file, in_settings) in [("same", "same")] {
+    for (in_file, in_settings) in [("same", "same"), ("one", "other"), ("other", "one")] {
         let place = Place::new(&inline(in_settings));
         place.write_accounts(&entry(in_file, TOKEN, "all"));
         let said = place.refused();
@@ -348,4 +352,100 @@ fn a_broken_file_changes_nothing(on_hup: &str, failed: &str) {
     assert!(may_inspect(&mut client));
     child.signal("TERM");
     assert!(child.expect_exit().success());
+}
+
+const DEFAULTS: &str =
+    "secrets_directory = \"run\"\ndefault_accounts = { status = \"inspect_basic_info\", admin = \"exit\" }";
+
+/// With the directory for secrets.
+fn place_with_defaults() -> Place {
+    let place = Place::new(DEFAULTS);
+    fs::create_dir(place.at("run")).unwrap();
+    fs::set_permissions(place.at("run"), Permissions::from_mode(0o755)).unwrap();
+    place
+}
+
+#[test]
+fn the_token_of_a_default_account_logs_in_outlives_a_restart_and_goes_with_the_server() {
+    let place = place_with_defaults();
+    let mut child = place.serve();
+    let path = place.at("run/status.secret");
+    let token = fs::read(&path).unwrap();
+    assert_eq!((token.len(), fs::metadata(&path).unwrap().mode() & 0o7777), (100, 0o600));
+    let admins = fs::read(place.at("run/admin.secret")).unwrap();
+    assert_ne!(token, admins);
+    place.expect_wrong("status", "");
+    place.expect_wrong("status", &admins);
+    let mut client = place.client("status", &token);
+    assert!(may_inspect(&mut client));
+
+    child.signal("HUP");
+    child.wait_for("restart 1 done");
+    assert!(fs::read(&path).unwrap() == token, "who has read it can still use it");
+    assert!(may_inspect(&mut client) && may_inspect(&mut place.client("status", &token)));
+    client.write(&["exit"]).unwrap();
+    assert!(client.check_security().is_err(), "that is the right of the other one");
+
+    let mut admin = place.client("admin", &admins);
+    admin.write(&["exit"]).unwrap();
+    admin.check_security().unwrap();
+    assert_eq!(admin.read().unwrap().unwrap(), [b"exit command received"]);
+    assert!(child.expect_exit().success());
+    assert_eq!(fs::read_dir(place.at("run")).unwrap().count(), 0);
+
+    let mut child = place.serve();
+    let next = fs::read(&path).unwrap();
+    assert!(next != token && may_inspect(&mut place.client("status", &next)));
+    place.expect_wrong("status", &token);
+    child.signal("TERM");
+    let log = child.expect_log().join("\n");
+    for secret in [&token, &next, &admins] {
+        assert!(!log.contains(&secret[..16].escape_ascii().to_string()));
+    }
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_restart_makes_a_token_anew_whose_file_was_touched_and_keeps_its_clients() {
+    let place = place_with_defaults();
+    let mut child = place.serve();
+    let path = place.at("run/status.secret");
+    let token = fs::read(&path).unwrap();
+    let mut client = place.client("status", &token);
+    fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    child.signal("HUP");
+    child.wait_for("status.secret: it is not the file that was made; it is made anew");
+    child.wait_for("restart 1 done");
+    let next = fs::read(&path).unwrap();
+    assert!(next != token && fs::metadata(&path).unwrap().mode() & 0o7777 == 0o600);
+    assert!(may_inspect(&mut client) && may_inspect(&mut place.client("status", &next)));
+    place.expect_wrong("status", &token);
+
+    fs::set_permissions(place.at("run"), Permissions::from_mode(0o777)).unwrap();
+    child.signal("HUP");
+    let line = child.wait_for("restart failed");
+    assert!(line.contains("0777") && line.contains("chmod go-w"), "{line}");
+    assert!(may_inspect(&mut client) && may_inspect(&mut place.client("status", &next)));
+}
+
+#[test]
+fn a_server_that_cannot_start_leaves_the_tokens_of_the_one_that_runs() {
+    let place = place_with_defaults();
+    let _child = place.serve();
+    let token = fs::read(place.at("run/status.secret")).unwrap();
+    assert!(place.refused().contains("ping.sock"));
+    let check = place.command().arg("--check").output().unwrap();
+    assert!(check.status.success());
+    assert!(may_inspect(&mut place.client("status", &token)));
+}
+
+#[test]
+fn tokens_are_not_written_where_others_could_change_them() {
+    let place = place_with_defaults();
+    for mode in [0o770, 0o777, 0o702] {
+        fs::set_permissions(place.at("run"), Permissions::from_mode(mode)).unwrap();
+        let said = place.refused();
+        assert!(said.contains("run/admin.secret") && said.contains(&format!("{mode:04o}")), "{said}");
+    }
+    assert_eq!(fs::read_dir(place.at("run")).unwrap().count(), 0);
 }

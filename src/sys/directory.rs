@@ -5,8 +5,8 @@
 //! at as well, up to the root: who can rename a directory on the way can put another one there.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::{self, Write as _};
+use std::fs::{File, Metadata};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -45,14 +45,53 @@ impl Directory {
     ///
     /// # Errors
     /// The file cannot be made, written, or put in place, as where there is a directory.
-    pub(crate) fn put(&self, name: &OsStr, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn put(&self, name: &OsStr, bytes: &[u8]) -> io::Result<FileId> {
         let (temporary, file) = self.create_beside(name)?;
-        let written = fill(file, bytes).and_then(|()| Ok(renameat(&self.0, &*temporary, &self.0, name)?));
+        let written = fill(file, bytes).and_then(|id| {
+            renameat(&self.0, &*temporary, &self.0, name)?;
+            Ok(id)
+        });
         if written.is_err() {
             // It would be in nobody's way, but it may hold a part of a secret.
             let _ = unlinkat(&self.0, &*temporary, UnlinkatFlags::NoRemoveDir);
         }
         written
+    }
+
+    /// Reads the file `name`, which must be as [`put`](Self::put) makes it: a regular one of this user's, for nobody else to
+    /// read, with as many bytes as `bytes` takes.
+    ///
+    /// # Errors
+    /// As `open(2)`, with `ELOOP` for a link; `InvalidData` when it is not such a file.
+    pub(crate) fn read(&self, name: &OsStr, bytes: &mut [u8]) -> io::Result<FileId> {
+        let mut file = self.open_file(name)?;
+        let found = file.metadata()?;
+        let as_made = found.is_file()
+            && found.uid() == effective_user()
+            && found.mode() & 0o7777 == OWNER_ONLY.bits()
+            && found.len() == bytes.len() as u64;
+        if !as_made {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not the file that was made"));
+        }
+        file.read_exact(bytes)?;
+        Ok(FileId::of(&found))
+    }
+
+    /// Removes the file `name` if it is that one; what somebody else has put there stays.
+    ///
+    /// # Errors
+    /// As `open(2)` and `unlink(2)`.
+    pub(crate) fn remove(&self, name: &OsStr, id: FileId) -> io::Result<()> {
+        if FileId::of(&self.open_file(name)?.metadata()?) == id {
+            unlinkat(&self.0, name, UnlinkatFlags::NoRemoveDir)?;
+        }
+        Ok(())
+    }
+
+    fn open_file(&self, name: &OsStr) -> io::Result<File> {
+        // A pipe that nobody writes to would stop us here.
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        Ok(File::from(openat(&self.0, name, flags, Mode::empty())?))
     }
 
     /// A new file beside `name`.
@@ -75,10 +114,25 @@ impl Directory {
     }
 }
 
-fn fill(file: OwnedFd, bytes: &[u8]) -> io::Result<()> {
+/// Which file it is, whatever its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    fn of(found: &Metadata) -> Self {
+        Self { device: found.dev(), inode: found.ino() }
+    }
+}
+
+fn fill(file: OwnedFd, bytes: &[u8]) -> io::Result<FileId> {
     // The umask may have taken from it.
     fchmod(&file, OWNER_ONLY)?;
-    File::from(file).write_all(bytes)
+    let mut file = File::from(file);
+    file.write_all(bytes)?;
+    Ok(FileId::of(&file.metadata()?))
 }
 
 /// Looks at every directory that leads to `path` (absolute), as it is written and as it is without links: each must be this
@@ -208,6 +262,31 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_file_is_read_and_removed_as_it_was_made_only() {
+        let place = Place::new();
+        let path = place.0.join("secret");
+        let name = OsStr::new("secret");
+        let directory = Directory::open(&place.0).unwrap();
+        let mut bytes = [0; 3];
+        assert_eq!(directory.read(name, &mut bytes).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let id = directory.put(name, b"one").unwrap();
+        assert_eq!((directory.read(name, &mut bytes).unwrap(), &bytes), (id, b"one"));
+        assert!(directory.read(name, &mut [0; 2]).is_err() && directory.read(name, &mut [0; 4]).is_err());
+        for mode in [0o640, 0o604, 0o620, 0o400, 0o4600] {
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            assert!(directory.read(name, &mut bytes).is_err(), "{mode:o}");
+        }
+        let other = directory.put(name, b"two").unwrap();
+        directory.remove(name, id).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two", "it is another one");
+        directory.remove(name, other).unwrap();
+        fs::write(place.0.join("else"), "one").unwrap();
+        symlink("else", &path).unwrap();
+        assert!(directory.read(name, &mut bytes).is_err() && directory.remove(name, id).is_err());
+        assert!(fs::symlink_metadata(&path).is_ok());
     }
 
     #[test]

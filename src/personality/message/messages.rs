@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::client_context::ClientContext;
 use super::credential::Memory;
 use super::database::AccountsDatabase;
+use super::default_account::DefaultAccounts;
 use super::dialect::Dialect;
 use super::handler::{Answer, Handler, Own, Processed, Registered};
 use super::logins::{Line, Places};
@@ -35,6 +36,7 @@ pub trait MessageHost: Server {
 /// Handlers, accounts, settings and counters of a message server.
 pub struct Messages {
     pub(super) accounts: AccountsDatabase,
+    pub(super) defaults: DefaultAccounts,
     handlers: Vec<Box<dyn Registered>>,
     /// Of the handlers, in their order; shared by the sessions, who save by name.
     names: Rc<[String]>,
@@ -86,6 +88,7 @@ impl Messages {
         let quiet = || Quiet::new(Duration::from_secs(10));
         Self {
             accounts,
+            defaults: DefaultAccounts::default(),
             handlers: Vec::new(),
             names: Rc::default(),
             login_time: LOGIN_TIME,

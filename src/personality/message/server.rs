@@ -10,7 +10,7 @@ use super::session::Session;
 use super::settings::Settings;
 use crate::config::{Config, ConfigBuilder};
 use crate::state::StateReader;
-use crate::{Error, ErrorKind, Peer, Result, Room, Server, sys};
+use crate::{Closing, Error, ErrorKind, Peer, Result, Room, Server, sys};
 
 /// A message server whose every setting can stand in its configuration file. Add handlers and [run](crate::run) it:
 ///
@@ -28,7 +28,7 @@ use crate::{Error, ErrorKind, Peer, Result, Room, Server, sys};
 /// With hooks, settings or other clients of your own, write a [`Server`] that has a [`Messages`] and implements
 /// [`MessageHost`], in which these hooks are one call each: `configure_hook` → [`Settings::declare`], `post_configure_hook` →
 /// [`Settings::apply`], `client` → [`Session::new`], `restore_client` → [`Session::restore`], `pre_loop_hook` →
-/// [`Settings::begin`], `reload_hook` → [`Settings::reload`].
+/// [`Settings::begin`], `reload_hook` → [`Settings::reload`], `pre_server_close_hook` → [`Settings::end`].
 pub struct MessageServer {
     name: String,
     about: String,
@@ -133,6 +133,10 @@ impl Server for MessageServer {
 
     fn reload_hook(&mut self, room: &mut Room<'_, Self>, config: &Config) -> Result<()> {
         config.app::<Settings>()?.reload(&mut self.messages, &self.rights, room, config)
+    }
+
+    fn pre_server_close_hook(&mut self, _room: &mut Room<'_, Self>, closing: Closing) {
+        Settings::end(&mut self.messages, closing);
     }
 }
 

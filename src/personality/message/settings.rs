@@ -9,13 +9,14 @@ use serde::de::{self, Deserializer, Visitor};
 
 use super::accounts_file::{self, AccountsFile, is_weak};
 use super::credential::Credential;
-use super::default_account::NAME_MAX_BYTES;
+use super::default_account::{DefaultAccounts, NAME_MAX_BYTES};
 use super::dialect::Dialect;
 use super::messages::{MessageHost, Messages};
 use super::penalties::Penalties;
 use super::rights::{RightNames, Rights};
 use super::server::{close_orphans, harden_process};
 use crate::config::{Config, ConfigBuilder, ListenAddr};
+use crate::mux::Closing;
 use crate::{Error, ErrorKind, Result, Room};
 
 /// The settings of a message server, for serde: the table `[app]` of [`MessageServer`](super::MessageServer), or a table of
@@ -25,6 +26,8 @@ use crate::{Error, ErrorKind, Result, Room};
 /// |---|---|---|---|
 /// | `accounts` | who can log in: a table of [`AccountEntry`] by name | names of at most 100 bytes | empty |
 /// | `accounts_file` | who can log in, see [`AccountsFile`]; relative to where the server was started | at most 1 MiB | none |
+/// | `default_accounts` | a table of rights by name: accounts whose random tokens the server puts into files, see below | at most 100 | empty |
+/// | `secrets_directory` | where those files are | a directory that only this user can change | none |
 /// | `dialect` | see [`Dialect`] | `"classic"`, `"status"` | `"classic"` |
 /// | `dialects` | a table of dialects by the names of listeners | those there are | empty |
 /// | `login_seconds` | time for a login, everything together; fractions count | more than 0, at most 3600 | 2 |
@@ -35,6 +38,12 @@ use crate::{Error, ErrorKind, Result, Room};
 /// | `request_max_bytes` | longest request | 1 to 65,535 | 65,535 |
 /// | `allow_plaintext` | passwords may cross a network that others can listen to | | false |
 /// | `core_dumps` | the process may be dumped and traced, its memory with what clients say | | false |
+///
+/// A default account `NAME` is for programs of the server's own user: its token, 100 random bytes, is the whole of the file
+/// `NAME.secret`, mode 0600, in `secrets_directory`. It is made when the server starts, after it has become the user that
+/// serves and before it serves anybody; it stays the same in a restart (SIGHUP); and it is gone when the server stops. A file
+/// that a restart does not find as it was left is made anew, with a warning. Passenger's own was `_passenger-status` with the
+/// three `inspect` rights.
 #[derive(Clone, Debug, serde::Deserialize)]
 #[serde(default)]
 pub struct Settings {
@@ -42,6 +51,10 @@ pub struct Settings {
     pub accounts: BTreeMap<String, AccountEntry>,
     /// See the table.
     pub accounts_file: Option<String>,
+    /// See the table.
+    pub default_accounts: BTreeMap<String, String>,
+    /// See the table.
+    pub secrets_directory: Option<String>,
     /// See the table.
     pub dialect: Dialect,
     /// See the table.
@@ -72,6 +85,8 @@ impl Default for Settings {
         Self {
             accounts: BTreeMap::new(),
             accounts_file: None,
+            default_accounts: BTreeMap::new(),
+            secrets_directory: None,
             dialect: Dialect::default(),
             dialects: BTreeMap::new(),
             login_seconds: 2.0,
@@ -126,6 +141,7 @@ impl Settings {
     pub fn declare(config: &mut ConfigBuilder) {
         config.unix_mode_default(0o700);
         config.app_option("accounts_file", "FILE", "who can log in");
+        config.app_option("secrets_directory", "DIRECTORY", "where the tokens of default_accounts are");
         config.app_option("dialect", "NAME", "of all listeners: classic or status");
         config.app_option("login_seconds", "SECONDS", "time for a login, 2");
         config.app_option("logins_max", "N", "logins under way at once, 1024");
@@ -164,7 +180,15 @@ impl Settings {
             messages.set_dialect_of(listener.clone(), *dialect);
         }
         self.refuse_plaintext(config)?;
-        self.read_accounts(messages, names, config)
+        self.read_accounts(messages, names, config)?;
+        messages.defaults = self.defaults(names, config)?;
+        if config.restarted() {
+            let renewed = messages.defaults.take_up(&messages.accounts)?;
+            for why in renewed.iter().filter(|_| !config.probing()) {
+                log::warn!("{}; it is made anew", why.chain());
+            }
+        }
+        Ok(())
     }
 
     fn bound_logins(&self, messages: &mut Messages) -> Result<()> {
@@ -184,15 +208,17 @@ impl Settings {
     }
 
     /// The last that is to be done before anybody is served: the process is closed to debuggers unless `core_dumps` says
-    /// otherwise ([`harden_process`]), and clients whose account is gone since a
+    /// otherwise ([`harden_process`]), the default accounts get their files, and clients whose account is gone since a
     /// restart are closed ([`close_orphans`]); for `pre_loop_hook`.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`]: the system refuses.
+    /// [`ErrorKind::Config`]: others can change the directory for secrets. [`ErrorKind::Io`]: a file cannot be written, or
+    /// the system refuses.
     pub fn begin<S: MessageHost>(&self, messages: &mut Messages, room: &mut Room<'_, S>) -> Result<()> {
         if !self.core_dumps {
             harden_process()?;
         }
+        messages.defaults.make(&messages.accounts)?;
         if messages.accounts.is_empty() {
             log::warn!("there are no accounts: nobody can log in; set accounts_file");
         }
@@ -201,7 +227,7 @@ impl Settings {
     }
 
     /// Takes the accounts of a configuration that was read again, all or none ([`read_accounts`](Self::read_accounts)), and
-    /// closes the clients whose account is gone; for `reload_hook`. All else needs a restart.
+    /// closes the clients whose account is gone; for `reload_hook`. All else needs a restart: the default accounts too.
     ///
     /// # Errors
     /// As [`read_accounts`](Self::read_accounts).
@@ -217,6 +243,13 @@ impl Settings {
         Ok(())
     }
 
+    /// Removes the files of the default accounts if this is the end; for `pre_server_close_hook`.
+    pub fn end(messages: &mut Messages, closing: Closing) {
+        if closing == Closing::Stop {
+            messages.defaults.remove();
+        }
+    }
+
     /// Takes the accounts of the settings and of the accounts file, all or none: those that were listed there before and are
     /// not any more are removed, those that were added by the program stay. Nobody is closed: see [`reload`](Self::reload).
     /// Warns of hashes that are quicker to guess than they should be.
@@ -226,7 +259,7 @@ impl Settings {
     pub fn read_accounts(&self, messages: &mut Messages, names: &RightNames, config: &Config) -> Result<()> {
         let mut read: Vec<(Box<[u8]>, Credential, Rights)> = Vec::new();
         for (name, entry) in &self.accounts {
-            let rights = Self::rights_of(name, entry, names).map_err(|what| {
+            let rights = self.rights_of(name, entry, names).map_err(|what| {
                 let file = config.conf_file.as_ref().map(|path| format!("{}: ", path.display()));
                 Error::new(ErrorKind::Config, format!("{}{what}", file.unwrap_or_default()))
             })?;
@@ -235,7 +268,8 @@ impl Settings {
         if let Some(path) = &self.accounts_file {
             let path = config.absolute(path).map_err(|error| refuse("accounts_file", error.chain()))?;
             for (name, credential, rights) in AccountsFile::read(&path, names)?.accounts {
-                if read.iter().any(|(known, ..)| *known == name) {
+                let is_default = self.default_accounts.keys().any(|known| *known.as_bytes() == *name);
+                if is_default || read.iter().any(|(known, ..)| *known == name) {
                     let (name, path) = (name.escape_ascii(), path.display());
                     let what =
                         format!("{path}: the account {name} also stands in the configuration; remove one");
@@ -251,15 +285,43 @@ impl Settings {
         Ok(())
     }
 
-    fn rights_of(name: &str, entry: &AccountEntry, names: &RightNames) -> Result<Rights, String> {
+    fn rights_of(&self, name: &str, entry: &AccountEntry, names: &RightNames) -> Result<Rights, String> {
         let shown = name.chars().take(NAME_MAX_BYTES).collect::<String>();
         let account = format!("accounts.{}", shown.escape_debug());
         if name.len() > NAME_MAX_BYTES {
             return Err(format!("{account}: a name has at most {NAME_MAX_BYTES} bytes"));
         }
+        if self.default_accounts.contains_key(name) {
+            return Err(format!("{account}: it is a default account too; remove one of them"));
+        }
         let rights = entry.rights.as_deref().map(|text| names.parse(text)).transpose();
         let rights = rights.map_err(|error| format!("{account}.rights: {error}"))?;
         Ok(rights.unwrap_or(Rights::ALL))
+    }
+
+    fn defaults(&self, names: &RightNames, config: &Config) -> Result<DefaultAccounts> {
+        if self.default_accounts.len() > DEFAULT_ACCOUNTS_MAX {
+            let count = self.default_accounts.len();
+            return Err(refuse(
+                "default_accounts",
+                format!("{count} are too many: at most {DEFAULT_ACCOUNTS_MAX}"),
+            ));
+        }
+        let mut wanted = Vec::new();
+        for (name, rights) in &self.default_accounts {
+            let rights = names.parse(rights).map_err(|error| refuse("default_accounts", error.chain()))?;
+            wanted.push((name.clone(), rights));
+        }
+        let directory = match &self.secrets_directory {
+            Some(path) => {
+                config.absolute(path).map_err(|error| refuse("secrets_directory", error.chain()))?
+            }
+            None if wanted.is_empty() => return Ok(DefaultAccounts::default()),
+            None => {
+                return Err(refuse("default_accounts", "their tokens need a secrets_directory".to_owned()));
+            }
+        };
+        DefaultAccounts::new(directory, wanted)
     }
 
     fn refuse_plaintext(&self, config: &Config) -> Result<()> {
@@ -366,3 +428,5 @@ const LOGIN_TIME_MAX: Duration = Duration::from_secs(3600);
 /// More than a gigabyte of memory.
 const HASHING_JOBS_MAX: usize = 64;
 const REQUEST_MAX_BYTES: usize = crate::codec::message::ARRAY_MAX_BYTES;
+/// A file each.
+const DEFAULT_ACCOUNTS_MAX: usize = 100;
