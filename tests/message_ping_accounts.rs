@@ -145,6 +145,18 @@ fn what_the_program_makes_of_a_password_and_of_a_token_logs_in_from_the_accounts
 }
 
 #[test]
+fn the_accounts_in_the_readme_log_in() {
+    let place = Place::new("accounts_file = \"accounts.toml\"");
+    let readme = include_str!("../README.md");
+    let (_, rest) = readme.split_once("```toml\n[accounts.alice]").unwrap();
+    let (block, _) = rest.split_once("```").unwrap();
+    place.write_accounts(&format!("[accounts.alice]{block}"));
+    let _child = place.serve();
+    assert!(may_inspect(&mut place.client("alice", "correct horse")));
+    assert!(may_inspect(&mut place.client("ci", "ifqwzDhqYIPlQ5XyIUYbZkQ1a1kJAj4QRmHymGdCY0p")));
+}
+
+#[test]
 fn a_mistake_about_accounts_refuses_to_start_and_says_where_and_what_to_do() {
     let place = Place::new("accounts_file = \"accounts.toml\"");
     let path = place.at("accounts.toml");

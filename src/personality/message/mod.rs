@@ -21,6 +21,117 @@
 //! Requests of one client are served one after the other, and it may send the next before the reply. A request that nobody
 //! takes, and an empty one, close the connection without a word.
 //!
+//! # A server of your own
+//!
+//! Where handlers are not enough, a server has [`Messages`] as a part and passes on what concerns it. Then every hook is its
+//! own, and so are its settings: here those of the messages are the table `[app.login]`.
+//!
+#![cfg_attr(feature = "signals", doc = "```")]
+#![cfg_attr(not(feature = "signals"), doc = "```ignore")]
+//! use lineplex::config::{Config, ConfigBuilder, Outcome};
+//! use lineplex::personality::message::{
+//!     AccountsDatabase, ExitHandler, MessageHost, Messages, RightNames, Session, Settings,
+//! };
+//! use lineplex::state::StateReader;
+//! use lineplex::{Closing, Peer, Result, Room, Server};
+//!
+//! struct Deployd {
+//!     messages: Messages,
+//!     rights: RightNames,
+//!     settings: DeploydSettings,
+//! }
+//!
+//! /// The table `[app]`.
+//! #[derive(Default, serde::Deserialize)]
+//! #[serde(default)]
+//! struct DeploydSettings {
+//!     login: Settings,
+//!     shows_clients: bool,
+//! }
+//!
+//! impl Deployd {
+//!     fn new() -> Result<Self> {
+//!         let mut messages = Messages::new(AccountsDatabase::new());
+//!         messages.add_handler(ExitHandler);
+//!         let mut rights = RightNames::default();
+//!         rights.add("deploy")?;
+//!         Ok(Self { messages, rights, settings: DeploydSettings::default() })
+//!     }
+//! }
+//!
+//! impl MessageHost for Deployd {
+//!     fn messages(&mut self) -> &mut Messages {
+//!         &mut self.messages
+//!     }
+//!
+//!     fn session(client: &mut Session) -> Option<&mut Session> {
+//!         Some(client)
+//!     }
+//! }
+//!
+//! impl Server for Deployd {
+//!     type Client = Session;
+//!
+//!     fn client(&mut self, _peer: &Peer) -> Session {
+//!         Session::new()
+//!     }
+//!
+//!     fn restore_client(&mut self, _peer: &Peer, state: &mut StateReader<'_>) -> Result<Session> {
+//!         Session::restore(&mut self.messages, state)
+//!     }
+//!
+//!     fn configure_hook(&mut self, config: &mut ConfigBuilder) {
+//!         config.app_name("deployd").unix_mode_default(0o700).set_default("host", "127.0.0.1");
+//!     }
+//!
+//!     fn post_configure_hook(&mut self, config: &Config) -> Result<()> {
+//!         self.settings = config.app()?;
+//!         self.settings.login.apply(&mut self.messages, &self.rights, config)
+//!     }
+//!
+//!     fn pre_loop_hook(&mut self, room: &mut Room<'_, Self>) -> Result<()> {
+//!         self.settings.login.begin(&mut self.messages, room)
+//!     }
+//!
+//!     fn reload_hook(&mut self, room: &mut Room<'_, Self>, config: &Config) -> Result<()> {
+//!         let settings: DeploydSettings = config.app()?;
+//!         settings.login.reload(&mut self.messages, &self.rights, room, config)?;
+//!         self.settings = settings;
+//!         Ok(())
+//!     }
+//!
+//!     fn pre_server_close_hook(&mut self, _room: &mut Room<'_, Self>, closing: Closing) {
+//!         Settings::end(&mut self.messages, closing);
+//!     }
+//!
+//!     // Any other hook, as in every server.
+//!     fn post_accept_hook(&mut self, _room: &mut Room<'_, Self>, peer: &Peer) {
+//!         if self.settings.shows_clients {
+//!             log::info!("{} has come", peer.addr());
+//!         }
+//!     }
+//! }
+//!
+//! # fn main() -> Result<()> {
+//! let mut server = Deployd::new()?;
+//! // `lineplex::run(server)` does what follows, and then serves.
+//! let mut builder = ConfigBuilder::new();
+//! server.configure_hook(&mut builder);
+//! builder.arguments(["--port", "7000"]).conf_text(
+//!     "deployd.toml",
+//!     "[app]
+//!      shows_clients = true
+//!      [app.login.accounts.ci]
+//!      password = '$argon2id$v=19$m=19456,t=2,p=1$bm90IG5lYXJseSBhcyBiYWQ$c29tZWRpZ2VzdDEyMzQ1Ng'
+//!      rights = 'deploy'",
+//! );
+//! let Outcome::Config(config) = builder.build()? else { return Ok(()) };
+//! server.post_configure_hook(&config)?;
+//! assert_eq!(server.messages.accounts().list(), [b"ci"]);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Where it differs from the original
 //!
 //! | original | here |
@@ -35,6 +146,8 @@
 //! | the socket is everybody's | mode 0700, unless the listener says `mode = 0o1777` |
 //! | one thread for each client | one loop; a request that waits is a state ([`Wait`]) |
 //! | gone with a restart | logged-in clients stay, with half a request; rights are those of the new accounts |
+//! | an account that is removed leaves who is logged in | at the next restart or reload they are closed ([`close_orphans`]) |
+//! | the default account's password: any 100 bytes, in a file of the generation's directory | the same, in `secrets_directory`; it outlives a restart ([`Settings`]) |
 
 mod account;
 mod account_command;

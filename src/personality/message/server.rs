@@ -28,7 +28,8 @@ use crate::{Closing, Error, ErrorKind, Peer, Result, Room, Server, sys};
 /// With hooks, settings or other clients of your own, write a [`Server`] that has a [`Messages`] and implements
 /// [`MessageHost`], in which these hooks are one call each: `configure_hook` → [`Settings::declare`], `post_configure_hook` →
 /// [`Settings::apply`], `client` → [`Session::new`], `restore_client` → [`Session::restore`], `pre_loop_hook` →
-/// [`Settings::begin`], `reload_hook` → [`Settings::reload`], `pre_server_close_hook` → [`Settings::end`].
+/// [`Settings::begin`], `reload_hook` → [`Settings::reload`], `pre_server_close_hook` → [`Settings::end`]. One is written
+/// out in the documentation of [the module](super).
 pub struct MessageServer {
     name: String,
     about: String,
