@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::de::value::{MapAccessDeserializer, StrDeserializer};
-use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer, Visitor};
+use serde::de::{self, DeserializeOwned, DeserializeSeed, Expected, IntoDeserializer, Unexpected, Visitor};
 use serde::forward_to_deserialize_any;
 
 use super::node::{At, Entry, Kind, Mistakes, Node, hint, truth};
@@ -79,10 +79,34 @@ impl de::Error for Wrong {
         Self { at: None, path: Vec::new(), what: what.to_string() }
     }
 
+    fn invalid_type(found: Unexpected<'_>, wanted: &dyn Expected) -> Self {
+        Self::custom(format!("invalid type: {found}, expected {}", in_words(wanted)))
+    }
+
+    fn invalid_value(found: Unexpected<'_>, wanted: &dyn Expected) -> Self {
+        Self::custom(format!("invalid value: {found}, expected {}", in_words(wanted)))
+    }
+
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
         let hint = hint(field, expected.iter().copied());
         Self::custom(format!("unknown key `{}`{hint}", field.escape_debug()))
     }
+}
+
+/// What is wanted, for somebody who writes a configuration and need not know Rust.
+fn in_words(wanted: &dyn Expected) -> String {
+    let wanted = wanted.to_string();
+    let words = match wanted.as_str() {
+        "f32" | "f64" => "a number",
+        "i8" | "i16" | "i32" | "i64" | "i128" | "isize" => "a whole number",
+        "u8" => "a whole number of 0 to 255",
+        "u16" => "a whole number of 0 to 65535",
+        "u32" | "u64" | "u128" | "usize" => "a whole number of 0 or more",
+        "a map" => "a table",
+        "a sequence" => "a list",
+        _ => return wanted,
+    };
+    words.to_owned()
 }
 
 /// A table, read as a struct, a map or an enum.
@@ -206,7 +230,7 @@ impl Item<'_> {
         match &self.node.last().kind {
             Kind::Word(word) => match word.parse() {
                 Ok(number) => visit(visitor, number),
-                Err(_) => Err(de::Error::invalid_type(de::Unexpected::Str(word), &visitor)),
+                Err(_) => Err(de::Error::invalid_type(Unexpected::Str(word), &visitor)),
             },
             _ => de::Deserializer::deserialize_any(self, visitor),
         }
@@ -256,7 +280,7 @@ impl<'de> de::Deserializer<'de> for Item<'_> {
         match &self.node.last().kind {
             Kind::Word(word) => match truth(word) {
                 Some(flag) => visitor.visit_bool(flag),
-                None => Err(de::Error::invalid_type(de::Unexpected::Str(word), &visitor)),
+                None => Err(de::Error::invalid_type(Unexpected::Str(word), &visitor)),
             },
             _ => self.deserialize_any(visitor),
         }

@@ -160,9 +160,17 @@ fn the_strongest_source_of_each_setting_wins() {
 #[test]
 fn the_first_mistake_has_its_place() {
     let cases = [
-        ("[app]\nsmall = 256", "x.toml:2:9: app.small: invalid value: integer `256`, expected u8"),
+        (
+            "[app]\nsmall = 256",
+            "x.toml:2:9: app.small: invalid value: integer `256`, expected a whole number of 0 to 255",
+        ),
+        ("[app]\nrooms = 1", "x.toml:2:9: app.rooms: invalid type: integer `1`, expected a table"),
+        ("[app]\nnumbers = 1", "x.toml:2:11: app.numbers: invalid type: integer `1`, expected a list"),
         ("[app]\ntext = 5", "x.toml:2:8: app.text: invalid type: integer `5`, expected a string"),
-        ("[app]\nnumbers = [1,\n  'x']", "x.toml:3:3: app.numbers: invalid type: string \"x\", expected u16"),
+        (
+            "[app]\nnumbers = [1,\n  'x']",
+            "x.toml:3:3: app.numbers: invalid type: string \"x\", expected a whole number of 0 to 65535",
+        ),
         ("[app.inner]\ntopik = 'x'", "x.toml:2:1: app.inner: unknown key `topik`; did you mean `topic`?"),
         (
             "\n[app.rooms.main]\ntopic = 1",
@@ -175,12 +183,15 @@ fn the_first_mistake_has_its_place() {
     }
     let (kind, text) = error(declared(with_arguments(&["--whole=many"])));
     assert_eq!(kind, ErrorKind::Usage);
-    assert_eq!(text, "--whole: invalid type: string \"many\", expected i64");
+    assert_eq!(text, "--whole: invalid type: string \"many\", expected a whole number");
     let (_, text) = error(declared(with_arguments(&["--unknown=1"])));
     assert_eq!(text, "--unknown: unknown key `unknown`");
     let mut builder = without_file();
     builder.set("app.small", -1);
-    assert_eq!(error(builder).1, "configure_hook: app.small: invalid value: integer `-1`, expected u8");
+    assert_eq!(
+        error(builder).1,
+        "configure_hook: app.small: invalid value: integer `-1`, expected a whole number of 0 to 255"
+    );
 }
 
 #[test]
