@@ -168,7 +168,7 @@ fn a_mistake_about_accounts_refuses_to_start_and_says_where_and_what_to_do() {
         place.write_accounts(&good);
         fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
         let said = place.refused();
-        assert!(said.contains(&format!("{file}")) && said.contains("chmod 640 it"), "{said}");
+        assert!(said.contains(&file) && said.contains("chmod 640 it"), "{said}");
     }
     for (text, place_and_words) in [
         ("[accounts.a\n", ":1:12: "),
@@ -195,6 +195,11 @@ fn a_mistake_about_accounts_refuses_to_start_and_says_where_and_what_to_do() {
 fn a_mistake_in_the_table_of_accounts_or_a_setting_out_of_bounds_has_its_place_and_shows_no_secret() {
     let digest = Credential::token(TOKEN.as_bytes()).unwrap().encoded();
     for (app, words) in [
+        ("accounts.a = \"12345\"", "ping.toml:4:14: app.accounts.a: it is no table; write [accounts.NAME]"),
+        ("accounts.a = 12345", "ping.toml:4:14: app.accounts.a: it is no table; write [accounts.NAME]"),
+        ("accounts.a.token = { x = \"12345\" }", "ping.toml:4:22: app.accounts.a.token: unknown key `x`"),
+        ("accounts.a.token = [\"12345\"]", "ping.toml:4:20: app.accounts.a.token: invalid type: sequence"),
+        ("accounts.a.token = 2012-03-04", "ping.toml:4:20: app.accounts.a.token: it is no digest of a token"),
         (
             "[app.accounts.a]\npassword = \"12345\"",
             "ping.toml:5:12: app.accounts.a.password: it is no password hash",

@@ -113,8 +113,9 @@ fn objection(found: &Metadata, own: u32) -> Option<String> {
     if !found.is_file() {
         Some("it is no regular file".to_owned())
     } else if found.uid() != own && found.uid() != 0 {
-        let (owner, own) = (user_name(found.uid()), user_name(own));
-        Some(format!("it belongs to {owner}, who could let anybody in; chown it to root or {own}"))
+        let trusted = if own == 0 { String::new() } else { format!(" or {}", user_name(own)) };
+        let owner = user_name(found.uid());
+        Some(format!("it belongs to {owner}, who could let anybody in; chown it to root{trusted}"))
     } else if mode & 0o022 != 0 {
         Some(format!("others than its owner can write it (mode {mode:04o}); chmod 640 it"))
     } else if mode & 0o004 != 0 {
@@ -239,7 +240,7 @@ fn unknown(key: &str, at: &At, known: &[&str], mistakes: &mut Mistakes) {
 const TABLE: &str = "accounts";
 const WEAK_MEMORY_KIB: u32 = 7 * 1024;
 const WEAK_PASSES: u64 = 5;
-const SETTINGS: [&str; 3] = ["password", "token", "rights"];
+pub(super) const SETTINGS: [&str; 3] = ["password", "token", "rights"];
 
 #[cfg(test)]
 mod tests;

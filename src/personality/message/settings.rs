@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use serde::Deserialize as _;
-use serde::de::{self, Deserializer, Visitor};
+use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+use zeroize::Zeroizing;
 
 use super::accounts_file::{self, AccountsFile, is_weak};
 use super::credential::Credential;
@@ -44,7 +46,7 @@ use crate::{Error, ErrorKind, Result, Room};
 /// serves and before it serves anybody; it stays the same in a restart (SIGHUP); and it is gone when the server stops. A file
 /// that a restart does not find as it was left is made anew, with a warning. Passenger's own was `_passenger-status` with the
 /// three `inspect` rights.
-#[derive(Clone, Debug, serde::Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 pub struct Settings {
     /// See the table.
@@ -103,8 +105,7 @@ impl Default for Settings {
 
 /// One account in a configuration: `password` or `token`, one of them, and `rights`. Neither is the secret itself: the first
 /// is what [`hash_password`](super::hash_password) gives, the second what [`Credential::encoded`] gives of a random token.
-#[derive(Clone, Debug, serde::Deserialize)]
-#[serde(try_from = "Written")]
+#[derive(Clone, Debug)]
 pub struct AccountEntry {
     /// Read from either of them.
     pub credential: Credential,
@@ -112,27 +113,29 @@ pub struct AccountEntry {
     pub rights: Option<String>,
 }
 
-/// As it stands in the file.
-#[derive(serde::Deserialize)]
+impl<'de> Deserialize<'de> for AccountEntry {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let Seen::Table(written) = from.deserialize_struct("account", &accounts_file::SETTINGS, Unshown)?
+        else {
+            return Err(de::Error::custom("it is no table; write [accounts.NAME]"));
+        };
+        match (written.password, written.token) {
+            (Some(credential), None) | (None, Some(credential)) => {
+                Ok(Self { credential, rights: written.rights })
+            }
+            _ => Err(de::Error::custom("it needs a password or a token, and one only")),
+        }
+    }
+}
+
+/// An account as it is written.
+#[derive(Deserialize)]
 struct Written {
     #[serde(default, deserialize_with = "password")]
     password: Option<Credential>,
     #[serde(default, deserialize_with = "token")]
     token: Option<Credential>,
     rights: Option<String>,
-}
-
-impl TryFrom<Written> for AccountEntry {
-    type Error = &'static str;
-
-    fn try_from(written: Written) -> Result<Self, &'static str> {
-        match (written.password, written.token) {
-            (Some(credential), None) | (None, Some(credential)) => {
-                Ok(Self { credential, rights: written.rights })
-            }
-            _ => Err("it needs a password or a token, and one only"),
-        }
-    }
 }
 
 impl Settings {
@@ -390,37 +393,64 @@ fn request_max_bytes<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Err
 }
 
 fn password<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Credential>, D::Error> {
-    from.deserialize_str(SecretText(accounts_file::password)).map(Some)
+    let seen = from.deserialize_str(Unshown)?;
+    accounts_file::password(seen.text()).map(Some).map_err(de::Error::custom)
 }
 
 fn token<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Credential>, D::Error> {
-    from.deserialize_str(SecretText(accounts_file::token)).map(Some)
+    let seen = from.deserialize_str(Unshown)?;
+    accounts_file::token(seen.text()).map(Some).map_err(de::Error::custom)
 }
 
-/// Reads text that may be a secret by mistake; no message shows it, nor the number that somebody may have put there.
-struct SecretText(fn(Option<&str>) -> Result<Credential, String>);
+/// What stands where a hash or an account belongs.
+enum Seen {
+    Text(Zeroizing<String>),
+    Table(Box<Written>),
+    Other,
+}
 
-impl Visitor<'_> for SecretText {
-    type Value = Credential;
+impl Seen {
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+/// Reads it without complaint, since a complaint of serde would show it, and it may be a password.
+struct Unshown;
+
+impl<'de> Visitor<'de> for Unshown {
+    type Value = Seen;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("text in quotes")
+        f.write_str("a table, or text")
     }
 
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Credential, E> {
-        (self.0)(Some(text)).map_err(E::custom)
+    fn visit_str<E>(self, text: &str) -> Result<Seen, E> {
+        Ok(Seen::Text(Zeroizing::new(text.to_owned())))
     }
 
-    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Credential, E> {
-        (self.0)(None).map_err(E::custom)
+    fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Seen, A::Error> {
+        Written::deserialize(MapAccessDeserializer::new(entries))
+            .map(|written| Seen::Table(Box::new(written)))
     }
 
-    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Credential, E> {
-        (self.0)(None).map_err(E::custom)
+    fn visit_i64<E>(self, _: i64) -> Result<Seen, E> {
+        Ok(Seen::Other)
     }
 
-    fn visit_bool<E: de::Error>(self, _: bool) -> Result<Credential, E> {
-        (self.0)(None).map_err(E::custom)
+    fn visit_u64<E>(self, _: u64) -> Result<Seen, E> {
+        Ok(Seen::Other)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Seen, E> {
+        Ok(Seen::Other)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Seen, E> {
+        Ok(Seen::Other)
     }
 }
 
