@@ -204,6 +204,33 @@ fn a_password_is_found_nowhere_however_its_login_ends() {
     expect_not_in_memory(child.id(), &CANARY[..20], "reset");
 }
 
+#[test]
+fn the_token_of_a_default_account_is_in_its_file_and_not_in_the_process() {
+    let directory = TempDir::new();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    let path = directory.path().join("ping.toml");
+    let secrets = directory.path().display();
+    fs::write(
+        &path,
+        format!("port = \"127.0.0.1:0\"\n[app]\nsecrets_directory = \"{secrets}\"\ndefault_accounts.admin = \"exit\"\n"),
+    )
+    .unwrap();
+    let mut child = Child::spawn(Command::new(example("message_ping")).arg("--conf_file").arg(&path));
+    let address = child.wait_for_address();
+    let token = fs::read(directory.path().join("admin.secret")).unwrap();
+    let log_in = || {
+        let mut client = MessageClient::connect_tcp(address).unwrap();
+        client.login("admin", &token, Dialect::Classic).unwrap();
+        client
+    };
+    let _client = log_in();
+    expect_not_in_memory(child.id(), &token[..32], "a default account");
+    child.signal("HUP");
+    child.wait_for("restart 1 done");
+    let _another = log_in();
+    expect_not_in_memory(child.id(), &token[..32], "a default account");
+}
+
 /// Looks through all that the process could write down. Only root may; to everybody else it is closed, which is checked then.
 #[track_caller]
 fn expect_not_in_memory(pid: u32, secret: &[u8], when: &str) {

@@ -183,6 +183,15 @@ fn a_mistake_about_accounts_refuses_to_start_and_says_where_and_what_to_do() {
         assert!(!said.contains("12345"), "{said}");
     }
     place.write_accounts(&good);
+    // Only root can give it away; that somebody else's file is refused is also a case of the tests beside the code.
+    if std::os::unix::fs::chown(&path, Some(12345), None).is_ok() {
+        let said = place.refused();
+        assert!(
+            said.contains(&file) && said.contains("it belongs to ") && said.contains("chown it to root"),
+            "{said}"
+        );
+        std::os::unix::fs::chown(&path, Some(0), None).unwrap();
+    }
     fs::create_dir(place.at("open")).unwrap();
     fs::set_permissions(place.at("open"), Permissions::from_mode(0o777)).unwrap();
     fs::rename(&path, place.at("open/accounts.toml")).unwrap();

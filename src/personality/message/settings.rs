@@ -36,7 +36,7 @@ use crate::{Error, ErrorKind, Result, Room};
 /// | `logins_max` | logins under way at once; one address or user at most half, see [`Messages::set_logins_max`] | from 1 | 1024 |
 /// | `refusal_seconds` | after a login until it is refused, doubled with each failure, see [`Penalties`] | at most the next | 0.1 |
 /// | `refusal_max_seconds` | the longest that it is doubled to | at most 3600 | 3.2 |
-/// | `hashing_jobs` | passwords that are checked at once, 19 MiB each | 1 to 64; no use above `offload_threads` | 2 |
+/// | `hashing_jobs` | passwords that are checked at once, each with the memory of its hash: 19 MiB, at most 256 | 1 to 64; no use above `offload_threads` | 2 |
 /// | `request_max_bytes` | longest request | 1 to 65,535 | 65,535 |
 /// | `allow_plaintext` | passwords may cross a network that others can listen to | | false |
 /// | `core_dumps` | the process may be dumped and traced, its memory with what clients say | | false |

@@ -20,6 +20,7 @@ impl Place {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let directory = std::env::temp_dir().join(format!("lp-accounts-{}-{number}", std::process::id()));
         fs::create_dir(&directory).unwrap();
+        fs::set_permissions(&directory, Permissions::from_mode(0o700)).unwrap();
         let place = Self(directory);
         place.write(text);
         place
