@@ -20,7 +20,9 @@ use crate::sys::directory::{Directory, FileId};
 impl AccountsDatabase {
     /// Adds an account with a new random token of 100 bytes, and writes the token to the file `<name>.secret` in
     /// `directory`, from where a client of the same user reads it, all bytes as they are. Gives the account and the path.
-    /// What was at that path is replaced at once; an account of the same name is replaced after that.
+    /// What was at that path is replaced at once; an account of the same name is replaced after that. A program that calls this
+    /// before it runs makes a new token at every restart, and in the probe before it: a server's own are
+    /// `default_accounts` of [`Settings`](super::Settings).
     ///
     /// `name` has 1 to 100 characters of letters, digits, `_` and `-`. `directory` must be this user's or root's and not
     /// writable for others, but it may be a sticky one of this user's; a link to a directory is refused. The same holds for

@@ -29,7 +29,7 @@ use crate::{Error, ErrorKind, Result, Room};
 /// | `accounts` | who can log in: a table of [`AccountEntry`] by name | names of at most 100 bytes | empty |
 /// | `accounts_file` | who can log in, see [`AccountsFile`]; relative to where the server was started | at most 1 MiB | none |
 /// | `default_accounts` | a table of rights by name: accounts whose random tokens the server puts into files, see below | at most 100 | empty |
-/// | `secrets_directory` | where those files are | a directory that only this user can change | none |
+/// | `secrets_directory` | where those files are, as the serving user sees it, after `user` and `chroot` | a directory that only this user can change | none |
 /// | `dialect` | see [`Dialect`] | `"classic"`, `"status"` | `"classic"` |
 /// | `dialects` | a table of dialects by the names of listeners | those there are | empty |
 /// | `login_seconds` | time for a login, everything together; fractions count | more than 0, at most 3600 | 2 |
