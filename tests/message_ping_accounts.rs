@@ -253,6 +253,17 @@ fn a_mistake_in_the_table_of_accounts_or_a_setting_out_of_bounds_has_its_place_a
 }
 
 #[test]
+fn a_hundred_default_accounts_are_taken_and_one_more_refused() {
+    let table = |count| {
+        let names: Vec<String> = (0..count).map(|number| format!("account-{number} = \"get\"")).collect();
+        Place::new(&format!("secrets_directory = \".\"\ndefault_accounts = {{ {} }}", names.join(", ")))
+    };
+    assert!(table(100).command().arg("--check").output().unwrap().status.success());
+    let said = table(101).refused();
+    assert!(said.contains("default_accounts: 101 are too many: at most 100"), "{said}");
+}
+
+#[test]
 fn weak_hashes_are_taken_with_one_warning() {
     let place = Place::new("accounts_file = \"accounts.toml\"");
     let phc = "$argon2id$v=19$m=4096,t=3,p=1$c29tZXNhbHQ$c29tZWRpZ2VzdDEyMzQ1Ng";

@@ -271,8 +271,9 @@ impl Settings {
         if let Some(path) = &self.accounts_file {
             let path = config.absolute(path).map_err(|error| refuse("accounts_file", error.chain()))?;
             for (name, credential, rights) in AccountsFile::read(&path, names)?.accounts {
-                let is_default = self.default_accounts.keys().any(|known| *known.as_bytes() == *name);
-                if is_default || read.iter().any(|(known, ..)| *known == name) {
+                let elsewhere =
+                    |name| self.accounts.contains_key(name) || self.default_accounts.contains_key(name);
+                if std::str::from_utf8(&name).is_ok_and(elsewhere) {
                     let (name, path) = (name.escape_ascii(), path.display());
                     let what =
                         format!("{path}: the account {name} also stands in the configuration; remove one");
