@@ -68,7 +68,7 @@ impl Directory {
         let found = file.metadata()?;
         let as_made = found.is_file()
             && found.uid() == effective_user()
-            && found.mode() & 0o7777 == OWNER_ONLY.bits()
+            && found.mode() & 0o7777 == 0o600
             && found.len() == bytes.len() as u64;
         if !as_made {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not the file that was made"));
