@@ -1,6 +1,6 @@
 //! What a server's program does for whoever writes its accounts file, instead of serving: [`account_command`].
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, IsTerminal as _};
 use std::process::ExitCode;
 
 use zeroize::Zeroizing;
@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 ///
 /// | word | what is printed |
 /// |---|---|
-/// | `--hash_password` | `password = "…"`, for an account of the accounts file, of the password on standard input; the end of its line does not belong to it |
+/// | `--hash_password` | `password = "…"`, for an account of the accounts file, of the password that is the first line of standard input |
 /// | `--make_token` | `secret: …`, random, for a program to log in with, and `token = "…"` for its account |
 ///
 /// The status is 1 if there is no password, or one of more than the 100 bytes that a client can send.
@@ -34,7 +34,12 @@ pub fn account_command() -> Option<ExitCode> {
     let mut words = std::env::args_os();
     let program = words.next().unwrap_or_default();
     let done = match words.next()?.to_str()?.replace('-', "_").as_str() {
-        "__hash_password" => hashed(io::stdin()).map(|line| println!("{line}")),
+        "__hash_password" => {
+            if io::stdin().is_terminal() {
+                eprintln!("type the password, which will be seen, and Enter");
+            }
+            hashed(io::stdin().lock()).map(|line| println!("{line}"))
+        }
         "__make_token" => made().map(|(secret, line)| println!("secret: {}\n{line}", *secret)),
         _ => return None,
     };
@@ -44,17 +49,19 @@ pub fn account_command() -> Option<ExitCode> {
     Some(ExitCode::from(error.exit_status()))
 }
 
-/// The line for the password that can be read there.
-fn hashed(from: impl Read) -> Result<String> {
+/// The line for the password that is the first line there.
+fn hashed(from: impl BufRead) -> Result<String> {
     let refuse = |why: &str| Err(Error::new(ErrorKind::Config, why));
-    // Enough from the beginning, as a buffer that grows leaves copies behind: one byte too many, and the end of the line.
-    let mut password = Zeroizing::new(Vec::with_capacity(PASSWORD_MAX_BYTES as usize + 3));
-    let most = password.capacity() as u64;
-    from.take(most)
-        .read_to_end(&mut password)
-        .map_err(|cause| Error::with_source(ErrorKind::Io, "cannot read standard input", cause))?;
-    let ended = password.strip_suffix(b"\r\n").or_else(|| password.strip_suffix(b"\n")).unwrap_or(&password);
-    let length = ended.len();
+    // Enough from the beginning, as a buffer that grows leaves copies behind: two bytes too many, one of which may be a CR.
+    let mut password = Zeroizing::new(Vec::with_capacity(PASSWORD_MAX_BYTES as usize + 2));
+    for byte in from.bytes().take(password.capacity()) {
+        match byte {
+            Ok(b'\n') => break,
+            Ok(byte) => password.push(byte),
+            Err(cause) => return Err(Error::with_source(ErrorKind::Io, "cannot read standard input", cause)),
+        }
+    }
+    let length = password.strip_suffix(b"\r").unwrap_or(&password).len();
     password.truncate(length);
     if password.is_empty() {
         return refuse("there is no password on standard input; try: program --hash_password < FILE");
@@ -81,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_password_is_hashed_without_the_end_of_its_line_and_only_of_a_length_that_can_be_sent() {
-        for text in ["12345", "12345\n", "12345\r\n"] {
+        for text in ["12345", "12345\n", "12345\r\n", "12345\nmore\n"] {
             let line = hashed(text.as_bytes()).unwrap();
             let read = Credential::from_phc(credential(&line, "password")).unwrap();
             assert!(read.matches(b"12345", read.work().unwrap()), "{text:?}");
