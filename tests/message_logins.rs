@@ -85,7 +85,7 @@ impl Busy {
         self.driven.mux.conns().metrics().offloads
     }
 
-    fn go_on(&mut self) {
+    fn go_on(&self) {
         self.end.send(()).unwrap();
     }
 }

@@ -80,6 +80,7 @@ fn made() -> Result<(Zeroizing<String>, String)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::credential::Memory;
     use super::*;
 
     fn credential<'a>(line: &'a str, key: &str) -> &'a str {
@@ -91,7 +92,7 @@ mod tests {
         for text in ["12345", "12345\n", "12345\r\n", "12345\nmore\n"] {
             let line = hashed(text.as_bytes()).unwrap();
             let read = Credential::from_phc(credential(&line, "password")).unwrap();
-            assert!(read.matches(b"12345", read.work().unwrap()), "{text:?}");
+            assert!(read.matches(b"12345", read.work().unwrap(), &mut Memory::default()), "{text:?}");
         }
         assert!(hashed("x".repeat(100).as_bytes()).is_ok());
         assert!(hashed(format!("{}\r\n", "x".repeat(100)).as_bytes()).is_ok());
