@@ -75,6 +75,44 @@ fn a_restart_keeps_logged_in_clients_with_half_a_request_and_those_who_are_about
 }
 
 #[test]
+fn a_restart_in_any_step_of_a_login_keeps_it_or_ends_it_and_others_log_in() {
+    let settings = ["--refusal_seconds", "2", "--refusal_max_seconds", "2", "--login_seconds", "60"];
+    let mut child =
+        Child::spawn(Command::new(example("message_ping")).args(["--port", "127.0.0.1:0"]).args(settings));
+    let address = child.wait_for_address();
+    let begin = |bytes: &[u8]| {
+        let mut client = Client::connect(address);
+        client.expect(array(&["version", "1"]));
+        client.send(bytes);
+        client
+    };
+    let whole = login("test", "12345");
+    let mut named = begin(&whole[..8]);
+    // Half a name, and half a password: neither is written down.
+    let mut cut = [begin(&whole[..6]), begin(&whole[..whole.len() - 1])];
+    let mut refused = begin(&login("test\nwarn  forged", "wrong"));
+    let line = child.wait_for("refused");
+    assert!(line.contains("login of \"test\\nwarn  forged\" from 127.0.0.1"), "{line}");
+    // Most likely being checked: it is let in before, or closed.
+    let mut checked = begin(&whole);
+    child.signal("HUP");
+    child.wait_for("restart 1 done");
+    named.send(&whole[8..]);
+    named.expect(array(&["ok"]));
+    cut.iter_mut().for_each(Client::expect_eof);
+    assert!([array(&["ok"]), Vec::new()].contains(&checked.next_bytes(5).unwrap_or_default()));
+    refused.expect(array(&["Invalid username or password."]));
+    refused.expect_eof();
+    let _ = logged_in(address, "12345");
+    // A graceful stop ends them all.
+    let mut left = [begin(b""), begin(&whole[..8]), begin(&login("test", "wrong"))];
+    child.wait_for("refused");
+    child.signal("QUIT");
+    left.iter_mut().for_each(Client::expect_eof);
+    assert!(child.expect_exit().success());
+}
+
+#[test]
 fn a_client_whose_account_is_gone_after_a_restart_is_closed_and_others_have_the_new_rights() {
     let directory = TempDir::new();
     let path = directory.path().join("ping.toml");
