@@ -118,8 +118,8 @@ pub trait Handler: 'static {
         Err(Error::new(ErrorKind::State, "a handler's context was saved, but it does not implement restore"))
     }
 
-    /// By what its contexts are found again after a restart: unique among the handlers of a server. By default the name of
-    /// the type.
+    /// By what its contexts are found again after a restart. By default the name of the type. Of several handlers of one
+    /// name the second is called `name 2`, and so on, in the order in which they were added.
     fn name(&self) -> &str {
         std::any::type_name::<Self>()
     }
@@ -244,7 +244,6 @@ pub(super) trait Registered {
     ) -> io::Result<Processed>;
     fn disconnected(&mut self, client: &mut ClientContext<'_>, own: &mut Own);
     fn restore(&mut self, state: &mut StateReader<'_>) -> Result<Own>;
-    fn name(&self) -> &str;
 }
 
 impl<H: Handler> Registered for H {
@@ -276,9 +275,5 @@ impl<H: Handler> Registered for H {
 
     fn restore(&mut self, state: &mut StateReader<'_>) -> Result<Own> {
         Ok(Some(kept::<H>(Handler::restore(self, state)?)))
-    }
-
-    fn name(&self) -> &str {
-        Handler::name(self)
     }
 }

@@ -107,8 +107,10 @@ impl Messages {
     /// Adds a handler behind those that are there; to be called before the server runs, since a client that is connected
     /// does not come to know it.
     pub fn add_handler(&mut self, handler: impl Handler) -> &mut Self {
+        let mut names = self.names.to_vec();
+        names.push(unique(handler.name(), &names));
+        self.names = names.into();
         self.handlers.push(Box::new(handler));
-        self.names = self.handlers.iter().map(|handler| handler.name().to_owned()).collect();
         self
     }
 
@@ -259,6 +261,13 @@ impl Messages {
         state.finish()?;
         Ok(own)
     }
+}
+
+/// `name`, or with the first number behind it that makes it another than those that are taken.
+fn unique(name: &str, taken: &[String]) -> String {
+    let numbered = |number| if number == 1 { name.to_owned() } else { format!("{name} {number}") };
+    let mut names = (1..).map(numbered);
+    names.find(|name| !taken.contains(name)).unwrap_or_default()
 }
 
 impl fmt::Debug for Messages {
