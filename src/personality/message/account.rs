@@ -1,6 +1,7 @@
 //! One account: a name, what proves it, and what it may do.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::credential::Credential;
@@ -27,6 +28,11 @@ pub(super) enum Origin {
 impl Account {
     pub(super) fn new(name: &[u8], credential: Credential, rights: Rights, origin: Origin) -> Self {
         Self { name: name.into(), credential, rights: AtomicU32::new(rights.bits()), origin }
+    }
+
+    /// One that is in no database any more, for a client that has logged in to it.
+    pub(super) fn gone(name: &[u8]) -> Arc<Self> {
+        Arc::new(Self::new(name, Credential::of_nobody(), Rights::NONE, Origin::Code))
     }
 
     /// Its name: any bytes, and none at all is a name too. The protocol lets nobody log in whose name has more than 100.

@@ -95,6 +95,11 @@ impl Credential {
         Ok(Self(Kind::Token(TokenDigest { mac: mac(&key, token), key })))
     }
 
+    /// For nobody: it is the digest of no token that anybody knows.
+    pub(super) fn of_nobody() -> Self {
+        Self(Kind::Token(TokenDigest { key: [0; KEY_BYTES], mac: [0; DIGEST_BYTES] }))
+    }
+
     /// For a token whose digest is known, as [`Credential::encoded`] gives it: `blake2b:` and 32, `:` and 64 hexadecimal
     /// digits.
     ///

@@ -328,7 +328,7 @@ impl Session {
     fn give_place_back<S: MessageHost>(&mut self, ctx: &mut Context<'_, S>) {
         let placed = match &mut self.state {
             State::LoggingIn(Login { placed, .. }) | State::Over { placed } => std::mem::take(placed),
-            State::Serving(_) | State::Orphaned => false,
+            State::Serving(_) | State::Orphaned(_) => false,
         };
         if placed {
             ctx.server.messages().places.give_back(source(ctx.peer));

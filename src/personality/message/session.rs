@@ -29,8 +29,8 @@ pub struct Session {
 pub(super) enum State {
     LoggingIn(Login),
     Serving(Box<Serving>),
-    /// Its account is gone since a restart.
-    Orphaned,
+    /// Its account is gone since a restart: its handlers hear of the end, and that is all.
+    Orphaned(Box<Serving>),
     /// It is being closed or turned away; what it still sends is thrown away.
     Over {
         /// As the login's.
@@ -82,10 +82,13 @@ impl Session {
         }
         let state = match state.u8()? {
             LOGGING_IN => State::LoggingIn(Login::restore(state)?),
-            SERVING => match Serving::restore(messages, state)? {
-                Some(serving) => State::Serving(Box::new(serving)),
-                None => State::Orphaned,
-            },
+            SERVING => {
+                let serving = Box::new(Serving::restore(messages, state)?);
+                match messages.accounts.is_current(&serving.account) {
+                    true => State::Serving(serving),
+                    false => State::Orphaned(serving),
+                }
+            }
             other => return Err(crate::state::StateError::invalid("a message client", other.into()).into()),
         };
         Ok(Self { state })
@@ -94,7 +97,7 @@ impl Session {
     /// Whether the account of this client is gone since a restart.
     #[must_use]
     pub fn is_orphaned(&self) -> bool {
-        matches!(self.state, State::Orphaned)
+        matches!(self.state, State::Orphaned(_))
     }
 
     /// Whose login the client used; none before the login.
@@ -336,9 +339,10 @@ impl Serving {
         saved
     }
 
-    /// None if the account is gone.
-    fn restore(messages: &mut Messages, state: &mut StateReader<'_>) -> Result<Option<Self>> {
-        let account = messages.accounts.get(state.bytes()?);
+    /// With an account that may do nothing if it is gone.
+    fn restore(messages: &mut Messages, state: &mut StateReader<'_>) -> Result<Self> {
+        let name = state.bytes()?;
+        let account = messages.accounts.get(name).unwrap_or_else(|| Account::gone(name));
         let (kind, most, waiting) = (state.u8()?, state.u32()?, state.text()?);
         let at = messages.place_of(waiting);
         let stage = match (kind, at) {
@@ -366,13 +370,15 @@ impl Serving {
             seats[at] = Seat::Taken(own);
         }
         let to_join = seats.iter().any(|seat| matches!(seat, Seat::Free));
-        Ok(account.map(|account| Self { account, seats, names, stage, to_join }))
+        Ok(Self { account, seats, names, stage, to_join })
     }
 }
 
 impl<S: MessageHost> MuxCallback<S> for Session {
     fn connection(&mut self, ctx: &mut Context<'_, S>) -> io::Result<()> {
-        self.begin_login(ctx);
+        if let State::LoggingIn(_) = &self.state {
+            self.begin_login(ctx);
+        }
         Ok(())
     }
 
@@ -383,7 +389,7 @@ impl<S: MessageHost> MuxCallback<S> for Session {
         match &self.state {
             State::Serving(_) => self.serve(ctx, input),
             State::LoggingIn(_) => Ok(()),
-            State::Orphaned => {
+            State::Orphaned(_) => {
                 input.rest();
                 ctx.close();
                 Ok(())
@@ -414,7 +420,7 @@ impl<S: MessageHost> MuxCallback<S> for Session {
 
     fn close(&mut self, ctx: &mut Context<'_, S>, _reason: &CloseReason) {
         self.leave_login(ctx);
-        if let State::Serving(serving) = &mut self.state {
+        if let State::Serving(serving) | State::Orphaned(serving) = &mut self.state {
             let (messages, mut client) = serving.split(ctx);
             messages.disconnected(&mut client);
         }
@@ -431,7 +437,7 @@ impl<S: MessageHost> MuxCallback<S> for Session {
                 out.u8(SERVING);
                 serving.save(out)
             }
-            State::Orphaned | State::Over { .. } => Saved::Drain,
+            State::Orphaned(_) | State::Over { .. } => Saved::Drain,
         }
     }
 }
