@@ -134,6 +134,30 @@ fn a_client_whose_account_is_gone_after_a_restart_is_closed_and_others_have_the_
     client.expect_eof();
 }
 
+#[test]
+fn settings_that_make_no_sense_are_refused_by_name() {
+    for (key, values) in [
+        ("login_seconds", &["0", "-1", "nan", "3601"][..]),
+        ("logins_max", &["0"]),
+        ("refusal_seconds", &["-1", "nan"]),
+        ("refusal_max_seconds", &["0.05", "3601", "inf"]),
+        ("hashing_jobs", &["0"]),
+        ("request_max_bytes", &["0", "65536"]),
+        ("dialect", &["other"]),
+        ("host", &["0.0.0.0"]),
+    ] {
+        for value in values {
+            let option = format!("--{key}={value}");
+            let ran = Command::new(example("message_ping")).args(["--check", "--port=0", &option]).output();
+            let said = String::from_utf8(ran.unwrap().stderr).unwrap();
+            let named = if key == "host" { "allow_plaintext" } else { key };
+            assert!(said.contains(named) && said.lines().count() < 4, "{option}: {said}");
+        }
+    }
+    let fine = ["--check", "--port=0", "--refusal_seconds=0", "--refusal_max_seconds=0", "--logins_max=1"];
+    assert!(Command::new(example("message_ping")).args(fine).status().unwrap().success());
+}
+
 /// What the example prints for a password on its standard input.
 fn hash_of(password: &str) -> String {
     let mut command = Command::new(example("message_ping"));

@@ -120,6 +120,8 @@ impl Handler for Teller {
         let word = String::from_utf8_lossy(message.get(0).expect("it has an element")).into_owned();
         self.tell(&format!("{word} of {}", own.expect("its context")));
         match &*word {
+            "close" => client.close(),
+            "abort" => client.conns.abort(client.id),
             "fail" => return Err(io::Error::other("as it was asked to")),
             "panic" => panic!("as it was asked to"),
             _ => {}
@@ -388,6 +390,25 @@ fn a_handler_that_fails_or_panics_costs_its_own_client_only() {
     }
     other.send(array(&["x"]));
     other.expect(array(&["taken", "a"]));
+}
+
+#[test]
+fn a_handler_that_closes_the_client_is_the_last_to_hear_of_its_requests() {
+    let (sender, told) = mpsc::channel();
+    let served = Served::start(move |messages| {
+        messages.add_handler(Teller::new("a", |_| true, &sender));
+    });
+    for (at, word) in ["close", "abort"].into_iter().enumerate() {
+        let mut client = served.client();
+        client.send(array(&[word, "and", "more"]).repeat(3));
+        assert_eq!(client.next_to_eof().unwrap_or_default(), b"");
+        let number = at + 1;
+        let expected =
+            [format!("a new {number}"), format!("a {word} of {number}"), format!("a gone {number}")];
+        expect_told(&told, &expected.each_ref().map(String::as_str));
+    }
+    drop(served);
+    assert_eq!(told.recv().ok(), None);
 }
 
 /// Panics when a client leaves.
