@@ -495,7 +495,8 @@ fn rights_are_checked_with_a_message_before_the_reply() {
     let header = client.next_bytes(4).expect("a scalar");
     let length = u32::from_be_bytes(header.try_into().expect("4 bytes"));
     let text = client.next_bytes(length as usize).expect("all of it");
-    assert!(String::from_utf8_lossy(&text).contains("accepted 1\n"), "{text:?}");
+    let text = String::from_utf8(text).expect("it is text");
+    assert!(text.contains("accepted 1\n") && text.contains("\nlogins 1\nlogin_failures 0\n"), "{text}");
     let mut poor = served.client_of("poor");
     for _ in 0..2 {
         poor.send(array(&["inspect"]));

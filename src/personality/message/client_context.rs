@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::account::Account;
 use super::database::AccountsDatabase;
+use super::messages::Counters;
 use super::rights::Rights;
 use crate::codec::message;
 use crate::{ConnId, Conns, Peer};
@@ -27,6 +28,8 @@ pub struct ClientContext<'a> {
     pub account: &'a Arc<Account>,
     /// All accounts, to add one for a helper process, say.
     pub accounts: &'a AccountsDatabase,
+    /// What has happened so far at this server.
+    pub counters: &'a Counters,
     /// For replies, used again and again.
     pub(super) scratch: &'a mut Vec<u8>,
 }

@@ -2,7 +2,8 @@
 //!
 //! A handle that every thread may have. The lock is held for a look-up only, never for a hash, so that the loop never waits
 //! long. The hash is computed by a [`Challenge`], which can go to another thread. Whether a name is known, and of which
-//! kind its secret is, cannot be told from the work that a wrong secret costs.
+//! kind its secret is, cannot be told from the work that a wrong secret costs, as long as all passwords are hashed with the
+//! same parameters: one that is hashed with less is told "no" sooner, unless the answer is held back.
 
 use std::collections::BTreeMap;
 use std::fmt;

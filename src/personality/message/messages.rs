@@ -73,6 +73,21 @@ pub struct Counters {
     pub unknown_requests: u64,
 }
 
+impl Counters {
+    /// Every counter, its name and its value.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        [
+            ("logins", self.logins),
+            ("login_failures", self.login_failures),
+            ("login_timeouts", self.login_timeouts),
+            ("logins_turned_away", self.logins_turned_away),
+            ("requests", self.requests),
+            ("unknown_requests", self.unknown_requests),
+        ]
+        .into_iter()
+    }
+}
+
 /// What limits the log lines that a client can cause.
 pub(super) struct Quiets {
     pub(super) failure: Quiet,
@@ -189,7 +204,7 @@ impl Messages {
 
     /// Has every handler that does not know the client yet make its context.
     pub(super) fn join(&mut self, client: &mut Joining<'_>) -> std::io::Result<()> {
-        let (seats, mut context) = client.split(&self.accounts, &mut self.scratch);
+        let (seats, mut context) = client.split(&self.accounts, &self.counters, &mut self.scratch);
         for (at, handler) in self.handlers.iter_mut().enumerate() {
             match seats.get_mut(at) {
                 Some(Seat::Taken(_)) => {}
@@ -206,7 +221,7 @@ impl Messages {
         client: &mut Joining<'_>,
         message: Elements<'_>,
     ) -> std::io::Result<Option<(usize, Processed)>> {
-        let (seats, mut context) = client.split(&self.accounts, &mut self.scratch);
+        let (seats, mut context) = client.split(&self.accounts, &self.counters, &mut self.scratch);
         for (at, (handler, seat)) in self.handlers.iter_mut().zip(seats).enumerate() {
             let Seat::Taken(own) = seat else { continue };
             match handler.process(&mut context, own, message)? {
@@ -227,7 +242,7 @@ impl Messages {
         at: usize,
         answer: Answer<'_>,
     ) -> std::io::Result<Processed> {
-        let (seats, mut context) = client.split(&self.accounts, &mut self.scratch);
+        let (seats, mut context) = client.split(&self.accounts, &self.counters, &mut self.scratch);
         match (self.handlers.get_mut(at), seats.get_mut(at)) {
             (Some(handler), Some(Seat::Taken(own))) => handler.go_on(&mut context, own, answer),
             _ => Ok(Processed::NotMine),
@@ -236,7 +251,7 @@ impl Messages {
 
     /// Tells every handler that knows the client, also those behind one that panics.
     pub(super) fn disconnected(&mut self, client: &mut Joining<'_>) {
-        let (seats, mut context) = client.split(&self.accounts, &mut self.scratch);
+        let (seats, mut context) = client.split(&self.accounts, &self.counters, &mut self.scratch);
         let mut panicked = None;
         for (handler, seat) in self.handlers.iter_mut().zip(seats) {
             let Seat::Taken(own) = seat else { continue };
@@ -304,6 +319,7 @@ impl Joining<'_> {
     fn split<'b>(
         &'b mut self,
         accounts: &'b AccountsDatabase,
+        counters: &'b Counters,
         scratch: &'b mut Vec<u8>,
     ) -> (&'b mut Vec<Seat>, ClientContext<'b>) {
         let context = ClientContext {
@@ -313,6 +329,7 @@ impl Joining<'_> {
             now: self.now,
             account: self.account,
             accounts,
+            counters,
             scratch,
         };
         (self.seats, context)

@@ -8,8 +8,8 @@ use super::handler::{Handler, Processed};
 use super::rights::Rights;
 use crate::codec::message::Elements;
 
-/// `inspect` → a scalar message with every counter of the loop, a line `NAME VALUE` each. Needs the right
-/// `inspect_basic_info`; a client without it is told so and stays connected.
+/// `inspect` → a scalar message with every counter of the loop and of the message server, a line `NAME VALUE` each. Needs the
+/// right `inspect_basic_info`; a client without it is told so and stays connected.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StatusHandler;
 
@@ -29,7 +29,9 @@ impl Handler for StatusHandler {
             return Ok(Processed::Done);
         }
         let mut text = String::new();
-        for (name, _, value) in client.conns.metrics().iter() {
+        let metrics = client.conns.metrics();
+        let of_loop = metrics.iter().map(|(name, _, value)| (name, value));
+        for (name, value) in of_loop.chain(client.counters.iter()) {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "{name} {value}");
         }
