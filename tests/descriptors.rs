@@ -135,6 +135,25 @@ fn one_that_was_taken_makes_room_for_the_next() {
 }
 
 #[test]
+fn a_client_that_passes_many_descriptors_has_as_many_in_a_turn_as_its_budget_of_bytes_pays_for() {
+    for (most, each, first) in [(250, 1, 64), (1, 1, 64), (250, 40, 80), (1, 250, 250)] {
+        let mut passing = Passing::new(most, Limits::default(), Lab::new());
+        let client = passing.client();
+        let (reading, writing) = pipe();
+        for _ in 0..100 / each + 2 {
+            pass(&client, b"x", &vec![&writing; each]);
+        }
+        let all = ((100 / each + 2) * each) as u64;
+        let come = |hand: &mut Hand| hand.metrics().fds_in + hand.metrics().fds_refused;
+        passing.hand.turn();
+        assert_eq!(come(&mut passing.hand), first, "{each} with each byte, of 102 or more");
+        passing.hand.until(|mux| mux.conns().metrics().bytes_in == (100 / each + 2) as u64);
+        assert_eq!(come(&mut passing.hand), all, "the others are not forgotten");
+        drop((client, reading, writing));
+    }
+}
+
+#[test]
 fn a_thousand_descriptors_over_an_ordinary_listener_are_closed_by_the_system() {
     let mut hand = Hand::new(Limits::default(), taker());
     let path = hand.addr.clone();

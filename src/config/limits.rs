@@ -98,7 +98,8 @@ pub struct Limits {
     pub stop_time: Duration,
     /// New clients taken from one listener in one turn; the rest wait one turn. Default 64, at least 1.
     pub accepts_per_turn: u32,
-    /// Bytes read from one connection in one turn; the rest wait one turn. Default 64 KiB, at least 1 KiB.
+    /// Bytes read from one connection in one turn; the rest wait one turn. A descriptor that it passes counts as 1 KiB.
+    /// Default 64 KiB, at least 1 KiB.
     pub bytes_per_turn: usize,
     /// Lines given to one connection in one turn (by `Input::line`); the rest wait one turn. Default 128, at
     /// least 1.

@@ -93,7 +93,8 @@ impl<S: Server> Context<'_, S> {
     }
 }
 
-/// One receive, as for everybody, of a connection that is passed descriptors. A short read says nothing here.
+/// One receive, as for everybody, of a connection that is passed descriptors. A short read says nothing here, and what it
+/// answers is what it takes of the turn's budget of bytes: more than came when descriptors did.
 #[cold]
 pub(super) fn receive(
     id: ConnId,
@@ -124,10 +125,11 @@ pub(super) fn receive(
                     log::error!("connection {id}: a descriptor was lost: {why}{}", suppressed(more));
                 }
             }
+            let price = read.length + read.fds.len() * FD_PRICE_BYTES;
             if !read.fds.is_empty() {
                 keep(conn, read.fds, metrics);
             }
-            Read::Bytes(read.length)
+            Read::Bytes(price.min(bytes))
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             metrics.recv_empty += 1;
@@ -151,6 +153,10 @@ fn keep(conn: &mut Conn, fds: Vec<OwnedFd>, metrics: &mut Metrics) {
     metrics.fds_in += kept as u64;
     metrics.fds_refused += (count - kept) as u64;
 }
+
+/// What a descriptor takes of `Limits::bytes_per_turn`. A single byte can bring 253 of them, which takes as long to receive
+/// and close as many kilobytes do.
+const FD_PRICE_BYTES: usize = 1024;
 
 /// Descriptors that may wait to be sent to one connection.
 const UNSENT_FDS_MAX: usize = 16;

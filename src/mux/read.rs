@@ -41,6 +41,7 @@ impl Left {
 
 /// What one read gave.
 pub(super) enum Read {
+    /// So many of the budget.
     Bytes(usize),
     Nothing,
     End,
