@@ -56,12 +56,14 @@ metrics! {
     counter lines;
     /// Descriptors that clients passed and that were kept for `Conns::take_fd`.
     counter fds_in;
-    /// Descriptors that clients passed and that were closed, since `accept_fds` of them were waiting.
+    /// Descriptors that clients passed and that were closed, since as many were waiting as may (`Conns::take_fd`).
     counter fds_refused;
     /// Receives in which descriptors were lost, as a rule because this process had none left.
     counter fds_lost;
     /// Descriptors passed to peers.
     counter fds_out;
+    /// Descriptors that wait for `Conns::take_fd`.
+    gauge fds_waiting;
     /// Connections open now, denied and closing ones included.
     gauge open;
     /// Connections that have output which the kernel does not take now, because their peers read slowly.

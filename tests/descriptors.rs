@@ -113,11 +113,34 @@ fn as_many_wait_as_the_listener_says_and_those_beyond_are_closed() {
         assert_eq!(open, held, "the first ones: {passed} of {most}");
         let metrics = passing.hand.metrics();
         assert_eq!((metrics.fds_in, metrics.fds_refused), (held as u64, (passed - held) as u64));
+        assert_eq!(metrics.fds_waiting, held as u64);
         // What waits goes with the connection.
         drop(client);
         passing.hand.until(|mux| mux.conns().metrics().closed == 1);
         assert!(readings.iter().all(is_at_end));
+        assert_eq!(passing.hand.metrics().fds_waiting, 0);
     }
+}
+
+#[test]
+fn what_waits_is_closed_when_its_connection_begins_to_close_and_cannot_be_taken_any_more() {
+    // More than the socket takes, so that the close has to wait for the client to read.
+    let lab = Lab::new().on_line(|ctx, _| {
+        ctx.write(&[b'x'; 1 << 20]);
+        ctx.close();
+        let taken = ctx.take_fd().is_some();
+        ctx.server.tell(format!("taken {taken}"));
+        Ok(())
+    });
+    let mut passing = Passing::new(2, Limits::default(), lab);
+    let client = passing.client();
+    let (reading, writing) = pipe();
+    pass(&client, b"close\n", &[&writing, &writing]);
+    drop(writing);
+    passing.hand.wait_for("taken false");
+    assert!(is_at_end(&reading));
+    let metrics = passing.hand.metrics();
+    assert_eq!((metrics.closed, metrics.fds_in, metrics.fds_waiting), (0, 2, 0));
 }
 
 #[test]
@@ -131,7 +154,8 @@ fn one_that_was_taken_makes_room_for_the_next() {
         passing.hand.turn();
         assert_eq!(rest_of(reading), "fd");
     }
-    assert_eq!(passing.hand.metrics().fds_refused, 0);
+    let metrics = passing.hand.metrics();
+    assert_eq!((metrics.fds_in, metrics.fds_waiting, metrics.fds_refused), (5, 0, 0));
 }
 
 #[test]

@@ -15,6 +15,7 @@ use mio::{Interest, Registry};
 use super::accept::Door;
 use super::callback::CloseReason;
 use super::conn::{Conn, Flag, Phase, Rare, WriteSide};
+use super::descriptors::Stock;
 use super::fanout::Fanout;
 use super::offload::{Job, Offload};
 use super::peer::Peer;
@@ -38,6 +39,7 @@ pub struct Conns {
     pub(super) metrics: Metrics,
     pub(super) registry: Registry,
     pub(super) doors: Vec<Door>,
+    pub(super) fds: Stock,
     pub(super) offload: Offload,
     pub(super) now: Instant,
     /// Clients taken from listeners so far.
@@ -333,7 +335,8 @@ impl Conns {
     /// What the loop has counted so far.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
-        Metrics { open: self.slots.len() as u64, blocked: self.blocked as u64, ..self.metrics }
+        let fds_waiting = self.fds.waiting as u64;
+        Metrics { open: self.slots.len() as u64, blocked: self.blocked as u64, fds_waiting, ..self.metrics }
     }
 
     /// The limits of this mux.
@@ -357,6 +360,7 @@ impl Conns {
             metrics: Metrics::default(),
             registry,
             doors: Vec::new(),
+            fds: Stock::default(),
             now,
             serial: 0,
             stop: None,
@@ -443,6 +447,7 @@ impl Conns {
                 self.timers.stop_both(id);
                 self.timers.wish(TimerKey::Guard(id), Some(self.limits.drain_time));
                 self.lists.dirty(id, conn);
+                self.close_arrivals(id);
             }
             Phase::Draining | Phase::Lingering | Phase::Gone => {}
         }
@@ -468,6 +473,7 @@ impl Conns {
             self.pool.give_back_input(held);
         }
         self.lists.gone.push(id);
+        self.close_arrivals(id);
     }
 
     pub(super) fn rare(&mut self, id: ConnId, change: impl FnOnce(&mut Rare)) {

@@ -32,12 +32,18 @@ pub(super) struct Arrivals {
     pub(super) waiting: VecDeque<OwnedFd>,
 }
 
+/// Those of all connections together.
+#[derive(Debug, Default)]
+pub(super) struct Stock {
+    pub(super) waiting: usize,
+}
+
 impl Conns {
     /// The next descriptor that came over that connection, in the order in which they came, close-on-exec; none when
     /// none waits. It is here when `input` is called with the byte that it came with, or before.
     ///
     /// Only clients of a Unix listener with `accept_fds` can pass any, and only so many wait: what comes beyond is closed
-    /// (`Metrics::fds_refused`), as is what waits when the connection goes.
+    /// (`Metrics::fds_refused`), as is what waits when the connection is closed.
     ///
     /// ```
     /// # use lineplex::{Context, Input, Server};
@@ -50,7 +56,9 @@ impl Conns {
     /// }
     /// ```
     pub fn take_fd(&mut self, id: ConnId) -> Option<OwnedFd> {
-        self.slots.at_mut(id)?.rare.as_mut()?.arrivals.waiting.pop_front()
+        let fd = self.slots.at_mut(id)?.rare.as_mut()?.arrivals.waiting.pop_front()?;
+        self.fds.waiting -= 1;
+        Some(fd)
     }
 
     /// Appends one byte, zero, to the output of `id`, and `fd` with it: the peer receives both together, behind what was
@@ -70,6 +78,13 @@ impl Conns {
         let output = conn.output.get_or_insert_with(|| self.pool.take());
         let fits = output.append_fd(fd, self.limits.output_hard_bytes);
         written(&mut self.lists, &self.limits, id, conn, fits)
+    }
+
+    /// What waits at a connection that is closing is closed: nobody takes it any more.
+    pub(super) fn close_arrivals(&mut self, id: ConnId) {
+        if let Some(conn) = self.slots.at_mut(id).filter(|conn| conn.is(Flag::TAKES_FDS)) {
+            self.fds.waiting -= std::mem::take(&mut conn.rare().arrivals.waiting).len();
+        }
     }
 
     /// That connection may be passed descriptors, of which at most `most` wait.
@@ -101,7 +116,7 @@ pub(super) fn receive(
     conn: &mut Conn,
     scratch: &mut Input,
     bytes: usize,
-    metrics: &mut Metrics,
+    (metrics, stock): (&mut Metrics, &mut Stock),
     (lost, now): (&mut Quiet, Instant),
 ) -> Read {
     let Some(stream) = conn.stream.as_mut() else {
@@ -127,7 +142,7 @@ pub(super) fn receive(
             }
             let price = read.length + read.fds.len() * FD_PRICE_BYTES;
             if !read.fds.is_empty() {
-                keep(conn, read.fds, metrics);
+                keep(conn, read.fds, metrics, stock);
             }
             Read::Bytes(price.min(bytes))
         }
@@ -144,12 +159,13 @@ pub(super) fn receive(
 }
 
 /// As many as may wait; the others are closed.
-fn keep(conn: &mut Conn, fds: Vec<OwnedFd>, metrics: &mut Metrics) {
+fn keep(conn: &mut Conn, fds: Vec<OwnedFd>, metrics: &mut Metrics, stock: &mut Stock) {
     let arrivals = &mut conn.rare().arrivals;
     let room = usize::from(arrivals.most).saturating_sub(arrivals.waiting.len());
     let count = fds.len();
     arrivals.waiting.extend(fds.into_iter().take(room));
     let kept = count.min(room);
+    stock.waiting += kept;
     metrics.fds_in += kept as u64;
     metrics.fds_refused += (count - kept) as u64;
 }

@@ -396,6 +396,8 @@ impl<S: Server> Mux<S> {
             let (id, conn) = self.restore_conn(saved, take, &clock, &mut wishes)?;
             entries.push((id, conn));
         }
+        let arrivals = entries.iter().filter_map(|(_, conn)| conn.rare.as_ref()).map(|rare| &rare.arrivals);
+        self.conns.fds.waiting = arrivals.map(|arrivals| arrivals.waiting.len()).sum();
         let twice = || Error::new(ErrorKind::State, "two connections have the same name");
         self.conns.slots = Slots::restored(entries, last).ok_or_else(twice)?;
         for (key, at) in wishes {

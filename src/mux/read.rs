@@ -144,7 +144,8 @@ impl<S: Server> Mux<S> {
                     continue;
                 }
                 let lost = (&mut self.quiet.lost, self.conns.now);
-                descriptors::receive(id, conn, scratch, bytes, &mut self.conns.metrics, lost)
+                let counts = (&mut self.conns.metrics, &mut self.conns.fds);
+                descriptors::receive(id, conn, scratch, bytes, counts, lost)
             } else {
                 receive(conn, scratch, bytes, &mut self.conns.metrics)
             };
