@@ -59,7 +59,8 @@ pub struct Limits {
     /// sockets do not have. File: `output_stall_seconds`, 0 for off.
     pub output_stall_time: Option<Duration>,
     /// Most connections at once. At it a newcomer is refused with one line, and counted. `None` (the default): the
-    /// process's descriptor limit (raised as far as it may be) less 32.
+    /// process's descriptor limit (raised as far as it may be) less 32. Where a listener has `accept_fds` it is at most that
+    /// less a quarter of the limit, which is kept for descriptors that wait.
     pub max_connections: Option<usize>,
     /// Most connections from one address. At it: refused with one line. Default: off.
     pub max_per_address: Option<u32>,

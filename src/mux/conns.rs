@@ -360,7 +360,7 @@ impl Conns {
             metrics: Metrics::default(),
             registry,
             doors: Vec::new(),
-            fds: Stock::default(),
+            fds: Stock::new(),
             now,
             serial: 0,
             stop: None,

@@ -11,8 +11,10 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::time::Instant;
 
+use super::RESERVE;
 use super::accept::suppressed;
 use super::conn::{Conn, Flag};
 use super::conns::{Conns, written};
@@ -32,18 +34,28 @@ pub(super) struct Arrivals {
     pub(super) waiting: VecDeque<OwnedFd>,
 }
 
-/// Those of all connections together.
-#[derive(Debug, Default)]
+/// Those of all connections together. A process that takes any keeps a part of what it may open for them, so that they
+/// are never in the way of a client, a file or a restart.
+#[derive(Debug)]
 pub(super) struct Stock {
     pub(super) waiting: usize,
+    /// At most so many wait.
+    most: usize,
+}
+
+impl Stock {
+    pub(super) fn new() -> Self {
+        Self { waiting: 0, most: crate::sys::raise_descriptor_limit() / SHARE }
+    }
 }
 
 impl Conns {
     /// The next descriptor that came over that connection, in the order in which they came, close-on-exec; none when
     /// none waits. It is here when `input` is called with the byte that it came with, or before.
     ///
-    /// Only clients of a Unix listener with `accept_fds` can pass any, and only so many wait: what comes beyond is closed
-    /// (`Metrics::fds_refused`), as is what waits when the connection is closed.
+    /// Only clients of a Unix listener with `accept_fds` can pass any, and only so many wait, of all clients a quarter of the
+    /// descriptors that the process may open: what comes beyond is closed (`Metrics::fds_refused`), as is what waits when
+    /// the connection is closed.
     ///
     /// ```
     /// # use lineplex::{Context, Input, Server};
@@ -84,6 +96,18 @@ impl Conns {
     pub(super) fn close_arrivals(&mut self, id: ConnId) {
         if let Some(conn) = self.slots.at_mut(id).filter(|conn| conn.is(Flag::TAKES_FDS)) {
             self.fds.waiting -= std::mem::take(&mut conn.rare().arrivals.waiting).len();
+        }
+    }
+
+    /// Somebody may pass descriptors to this process: some are kept for them.
+    pub(super) fn set_fds_apart(&mut self) {
+        let descriptors = crate::sys::raise_descriptor_limit();
+        let (apart, most) = (self.fds.most, descriptors.saturating_sub(RESERVE + self.fds.most).max(1));
+        if self.limits.max_connections.is_some_and(|wanted| wanted > most) {
+            log::info!(
+                "max_connections is {most}: clients may pass descriptors, and {apart} are kept for these"
+            );
+            Rc::make_mut(&mut self.limits).max_connections = Some(most);
         }
     }
 
@@ -162,6 +186,7 @@ pub(super) fn receive(
 fn keep(conn: &mut Conn, fds: Vec<OwnedFd>, metrics: &mut Metrics, stock: &mut Stock) {
     let arrivals = &mut conn.rare().arrivals;
     let room = usize::from(arrivals.most).saturating_sub(arrivals.waiting.len());
+    let room = room.min(stock.most.saturating_sub(stock.waiting));
     let count = fds.len();
     arrivals.waiting.extend(fds.into_iter().take(room));
     let kept = count.min(room);
@@ -173,6 +198,9 @@ fn keep(conn: &mut Conn, fds: Vec<OwnedFd>, metrics: &mut Metrics, stock: &mut S
 /// What a descriptor takes of `Limits::bytes_per_turn`. A single byte can bring 253 of them, which takes as long to receive
 /// and close as many kilobytes do.
 const FD_PRICE_BYTES: usize = 1024;
+
+/// The part of the process's descriptors that may wait: one in so many.
+const SHARE: usize = 4;
 
 /// Descriptors that may wait to be sent to one connection.
 const UNSENT_FDS_MAX: usize = 16;

@@ -236,6 +236,9 @@ impl<S: Server> Mux<S> {
             let context = format!("cannot watch the listener on {}", listener.local_addr());
             Error::with_source(ErrorKind::Io, context, error)
         })?;
+        if listener.at().fds() > 0 {
+            self.conns.set_fds_apart();
+        }
         self.conns.doors.push(Door::new(listener));
         Ok(())
     }
