@@ -157,8 +157,11 @@ impl<'a> SavedConn<'a> {
         let none = Rare::default();
         let rare = conn.rare.as_deref().or_else(|| heard.and(Some(&none)));
         record.option(rare, |out, rare| write_rare(out, rare, heard, clock));
-        write_role(&mut record, role);
-        write_passing(&mut record, conn);
+        let passes = passes_fds(conn);
+        write_role(&mut record, role, if passes { PASSES_FDS } else { 0 });
+        if passes {
+            write_passing(&mut record, conn);
+        }
         out.record(&record);
         true
     }
@@ -190,15 +193,18 @@ impl<'a> SavedConn<'a> {
         let input = record.option(|held| Ok((held.bytes()?, held.u8()?, held.u32()?)))?;
         let output = record.bytes()?;
         let rare = record.option(read_rare)?;
-        let role = record.u8()?;
+        let marked = record.u8()?;
+        let role = marked & !PASSES_FDS;
         let peer = record.option(read_peer)?;
         let state = match role {
             CLIENT => Some(record.record()?),
             DENIED | REFUSED | LEFT => None,
-            other => return Err(StateError::invalid("a role", other.into())),
+            _ => return Err(StateError::invalid("a role", marked.into())),
         };
-        // Only those who pass descriptors have it.
-        let passing = if record.is_empty() { SavedPassing::default() } else { read_passing(record, output)? };
+        let passing = match marked & PASSES_FDS {
+            0 => SavedPassing::default(),
+            _ => read_passing(record, output)?,
+        };
         let fits = match role {
             CLIENT => phase == Phase::Open && peer.is_some(),
             DENIED => phase != Phase::Open && peer.is_some(),
@@ -345,18 +351,19 @@ fn output_of(bytes: &[u8], unsent: &[(usize, RawFd)], fds: VecDeque<OwnedFd>) ->
     output
 }
 
+/// Whether it holds descriptors, or may be passed some.
+fn passes_fds(conn: &Conn) -> bool {
+    conn.rare.as_ref().is_some_and(|rare| rare.arrivals.most > 0)
+        || conn.output.as_ref().is_some_and(|output| output.fds().next().is_some())
+}
+
 fn write_passing(out: &mut StateWriter, conn: &Conn) {
     let arrivals = conn.rare.as_ref().map(|rare| &rare.arrivals);
-    let unsent = || conn.output.iter().flat_map(|output| output.fds());
-    let most = arrivals.map_or(0, |arrivals| arrivals.most);
-    if most == 0 && unsent().next().is_none() {
-        return;
-    }
-    out.u8(most);
+    out.u8(arrivals.map_or(0, |arrivals| arrivals.most));
     out.list(arrivals.iter().flat_map(|arrivals| &arrivals.waiting), |out, fd| {
         out.u32(fd.as_raw_fd().unsigned_abs());
     });
-    out.list(unsent(), |out, (at, fd)| {
+    out.list(conn.output.iter().flat_map(|output| output.fds()), |out, (at, fd)| {
         out.u64(at as u64).u32(fd.as_raw_fd().unsigned_abs());
     });
 }
@@ -419,23 +426,23 @@ fn read_time(from: &mut StateReader<'_>) -> Result<Option<Duration>, StateError>
     Ok(from.option(StateReader::duration)?.map(|time| time.min(super::TIME_MAX)))
 }
 
-fn write_role(out: &mut StateWriter, role: Role<'_>) {
+fn write_role(out: &mut StateWriter, role: Role<'_>, mark: u8) {
     match role {
         Role::Client(peer, state) => {
-            out.u8(CLIENT);
+            out.u8(CLIENT | mark);
             write_peer(out, Some(peer));
             out.record(&state);
         }
         Role::Denied(peer) => {
-            out.u8(DENIED);
+            out.u8(DENIED | mark);
             write_peer(out, Some(peer));
         }
         Role::Refused => {
-            out.u8(REFUSED);
+            out.u8(REFUSED | mark);
             write_peer(out, None);
         }
         Role::Left(addr) => {
-            out.u8(LEFT);
+            out.u8(LEFT | mark);
             write_peer(out, addr.map(Peer::without_listener).as_ref());
         }
     }
@@ -476,6 +483,9 @@ const CLIENT: u8 = 0;
 const DENIED: u8 = 1;
 const REFUSED: u8 = 2;
 const LEFT: u8 = 3;
+/// Added to a role: what the connection has to do with descriptors follows. A reader of version 1.0 refuses the role, as it
+/// must: it would send the bytes of descriptors without these, and leave them open.
+const PASSES_FDS: u8 = 16;
 
 const FRESH: u32 = 1;
 const ENDING: u32 = 2;

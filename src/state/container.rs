@@ -139,7 +139,7 @@ fn checksum(packed: &[u8]) -> u32 {
 
 const MAGIC: &[u8; 8] = b"lineplex";
 const MAJOR: u16 = 1;
-const MINOR: u16 = 0;
+const MINOR: u16 = 1;
 /// Behind the magic bytes, the two numbers of the format and the length.
 const CHECKSUM_AT: usize = 8 + 2 + 2 + 8;
 const HEADER_BYTES: usize = CHECKSUM_AT + 4;

@@ -271,7 +271,7 @@ fn a_section_twice_is_refused_known_or_not() {
 #[test]
 fn another_major_format_is_refused_by_its_number_and_another_minor_is_read() {
     let mut packed = packed();
-    packed[8..10].copy_from_slice(&2_u16.to_le_bytes());
+    packed[8..12].copy_from_slice(&[2, 0, 0, 0]);
     let error = unpack(&packed, &[1]).unwrap_err();
     assert_eq!(error.to_string(), "state format 2.0, this version reads 1.x");
 

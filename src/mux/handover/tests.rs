@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use super::super::callback::MuxCallback;
 use super::super::conn::{Flag, Rare};
 use super::super::context::{Context, Member};
+use super::super::descriptors::Arrivals;
 use super::super::peer::ListenerName;
 use super::*;
 use crate::buffer::{Input, Output};
@@ -113,7 +114,8 @@ pub(crate) fn golden() -> (Mux<Golden>, LoopState) {
 
 type Served = Option<(Peer, GoldenClient)>;
 
-/// Three that are served, over TCP, over a Unix socket, and adopted; then one of each kind that is not.
+/// Three that are served, over TCP, over a Unix socket, and adopted; then one of each kind that is not; and
+/// one that passes descriptors.
 fn conns(clock: &Clock) -> Vec<(Served, Conn)> {
     let ago = |millis| Some(clock.at - Duration::from_millis(millis));
     let ahead = |millis| Some(clock.at + Duration::from_millis(millis));
@@ -165,6 +167,19 @@ fn conns(clock: &Clock) -> Vec<(Served, Conn)> {
     let mut left = conn(StreamKind::Descriptor { was_blocking: false }, Phase::Lingering);
     left.rare = Some(Box::new(Rare { left: Some(PeerAddr::Unix(None)), ..Rare::default() }));
 
+    // Since version 1.1.
+    let mut passing = conn(StreamKind::Unix, Phase::Open);
+    passing.clear(Flag::FRESH);
+    let fd = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+    let mut output = Output::default();
+    output.append(b"take this: ", usize::MAX);
+    output.append_fd(fd(), usize::MAX);
+    output.append(b" and go", usize::MAX);
+    passing.output = Some(Box::new(output));
+    let arrivals = Arrivals { most: 4, waiting: [fd(), fd()].into() };
+    passing.rare = Some(Box::new(Rare { arrivals, ..Rare::default() }));
+    let passing_client = GoldenClient { lines: 1, name: "bob".to_owned() };
+
     vec![
         (Some((tcp_peer, tcp_client)), tcp),
         (Some((peer(PeerAddr::Unix(Some(who)), 41, "local"), unix_client)), unix),
@@ -172,6 +187,7 @@ fn conns(clock: &Clock) -> Vec<(Served, Conn)> {
         (None, denied),
         (None, refused),
         (None, left),
+        (Some((peer(PeerAddr::Unix(None), 42, "local"), passing_client)), passing),
     ]
 }
 
@@ -259,7 +275,7 @@ pub(crate) fn live(
     Ok(count)
 }
 
-/// Kinds of the connections of the golden state, in its order.
+/// Kinds of the connections of the golden state, in its order; states of older versions have the first of them.
 pub(crate) const KINDS: [StreamKind; CONNS] = [
     StreamKind::Tcp,
     StreamKind::Unix,
@@ -267,7 +283,8 @@ pub(crate) const KINDS: [StreamKind; CONNS] = [
     StreamKind::Tcp,
     StreamKind::Unix,
     StreamKind::Descriptor { was_blocking: false },
+    StreamKind::Unix,
 ];
-const CONNS: usize = 6;
+const CONNS: usize = 7;
 /// How old the loop is.
 const LONG: Duration = Duration::from_millis(12_345_678);

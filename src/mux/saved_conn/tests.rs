@@ -35,6 +35,10 @@ impl SavedConn<'_> {
             let _ = writeln!(text, "  heard {heard:?}, line began {line_began:?}");
             let _ = writeln!(text, "  allowance {allowance:?}, throttled {throttled:?}, stalled {stalled:?}");
         }
+        let SavedPassing { most, waiting, unsent } = &self.passing;
+        if *most > 0 || !unsent.is_empty() {
+            let _ = writeln!(text, "  of {most} descriptors wait {waiting:?}, unsent {unsent:?}");
+        }
         let role = match self.role {
             CLIENT => "client",
             DENIED => "denied",
