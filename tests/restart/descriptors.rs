@@ -3,21 +3,67 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 
 use crate::common::rights::{is_at_end, pass, pipe, receive, rest_of};
 use crate::common::{DEADLINE, TempDir};
-use crate::running::{Flow, quiet, server, wait_until};
+use crate::rollback::Standby;
+use crate::running::{Flow, Gate, quiet, server, wait_until};
 
 /// A server whose clients may have two descriptors waiting, and one of them.
 #[track_caller]
 fn passing(directory: &TempDir) -> (Flow, UnixStream) {
+    passing_to(&mut server(), directory)
+}
+
+#[track_caller]
+fn passing_to(server: &mut Command, directory: &TempDir) -> (Flow, UnixStream) {
+    let conf = configured(directory, ", accept_fds = 2");
+    let flow = Flow::started(server.arg("--conf_file").arg(conf));
+    (flow, client(directory))
+}
+
+/// A configuration whose only listener has these keys more.
+#[track_caller]
+fn configured(directory: &TempDir, keys: &str) -> std::path::PathBuf {
     let (conf, path) = (directory.path().join("x.toml"), directory.path().join("s"));
-    fs::write(&conf, format!("port = [{{ path = \"{}\", accept_fds = 2 }}]\n", path.display()))
+    fs::write(&conf, format!("port = [{{ path = \"{}\"{keys} }}]\n", path.display()))
         .expect("it can be written");
-    let flow = Flow::started(server().arg("--conf_file").arg(&conf));
-    let client = UnixStream::connect(path).expect("somebody listens");
+    conf
+}
+
+#[track_caller]
+fn client(directory: &TempDir) -> UnixStream {
+    let client = UnixStream::connect(directory.path().join("s")).expect("somebody listens");
     client.set_read_timeout(Some(DEADLINE)).expect("it is settable");
-    (flow, client)
+    client
+}
+
+/// Has the server write more than a socket holds, and a descriptor of the file behind it. The bytes that come of it.
+#[track_caller]
+fn order_a_file(mut from: &UnixStream, other: &UnixStream, file: &std::path::Path) -> Vec<u8> {
+    let orders = format!("big 700000\npass-fd {}\nbehind\n", file.display());
+    from.write_all(orders.as_bytes()).expect("it takes orders");
+    echoed(other, "served behind the orders\n");
+    format!("{}\0behind\n", "x".repeat(700_000)).into_bytes()
+}
+
+/// Reads as many bytes as are expected, and the text of each file whose descriptor came, with the count of bytes up to there.
+#[track_caller]
+fn received(from: &UnixStream, expected: &[u8]) -> Vec<(usize, String)> {
+    let (mut all, mut passed) = (Vec::new(), Vec::new());
+    while all.len() < expected.len() {
+        let (bytes, number) = receive(from);
+        assert!(!bytes.is_empty(), "the end after {} bytes", all.len());
+        all.extend(bytes);
+        if let Some(number) = number {
+            let text = fs::read_to_string(format!("/proc/self/fd/{number}")).expect("it can be read");
+            nix::unistd::close(number).expect("it is open");
+            passed.push((all.len(), text));
+        }
+    }
+    assert!(all == expected, "other bytes");
+    passed
 }
 
 /// Has a line come back.
@@ -78,19 +124,7 @@ fn descriptors_that_were_not_sent_are_sent_by_the_next_image_each_in_its_place()
     flow.restart();
     names.iter().for_each(|name| fs::remove_file(name).unwrap());
     let expected = format!("{}\0between\n\0behind\n", "x".repeat(700_000));
-    let (mut all, mut passed) = (Vec::new(), Vec::new());
-    while all.len() < expected.len() {
-        let (bytes, number) = receive(&client);
-        assert!(!bytes.is_empty(), "the end after {} bytes", all.len());
-        all.extend(bytes);
-        if let Some(number) = number {
-            let text = fs::read_to_string(format!("/proc/self/fd/{number}")).unwrap();
-            nix::unistd::close(number).unwrap();
-            passed.push((all.len(), text));
-        }
-    }
-    assert!(all == expected.as_bytes());
-    assert_eq!(passed, [(700_001, one), (700_010, two)]);
+    assert_eq!(received(&client, expected.as_bytes()), [(700_001, one), (700_010, two)]);
     echoed(&other, "so is the next image\n");
     quiet(&flow.stop());
 }
@@ -106,5 +140,74 @@ fn descriptors_of_a_client_that_does_not_go_along_are_closed() {
     (&client).read_exact(&mut answer).unwrap();
     flow.restart();
     wait_until("nobody holds it", || is_at_end(&reading));
+    quiet(&flow.stop());
+}
+
+#[test]
+fn an_image_that_fails_has_neither_taken_nor_sent_nor_kept_a_descriptor() {
+    for what in ["restore=panic", "pre_loop_hook=refuse", "pre_loop_hook=exit"] {
+        let (directory, mut gate) = (TempDir::new(), Gate::new());
+        let mut command = server();
+        command.env("FLOW_AT", gate.at(&format!("heir:{what}"))).arg("--commit_seconds=600");
+        let (mut flow, passer) = passing_to(&mut command, &directory);
+        let (slow, file) = (client(&directory), directory.path().join("file"));
+        fs::write(&file, "the file").unwrap();
+        let (first, one) = pipe();
+        let (second, two) = pipe();
+        pass(&passer, b"still here\n", &[&one, &two]);
+        drop((one, two));
+        let mut answer = [0; 11];
+        (&passer).read_exact(&mut answer).unwrap();
+        let expected = order_a_file(&slow, &passer, &file);
+
+        gate.close();
+        flow.child.signal("HUP");
+        let standby = Standby::of(&mut flow);
+        flow.child.wait_for("restart failed");
+        // It goes at once when the standby lets it go: nobody else has it.
+        (&passer).write_all(b"take-fd one\n").unwrap();
+        assert_eq!(rest_of(first), "one\n", "{what}");
+        assert!(!is_at_end(&second), "{what}");
+        assert_eq!(received(&slow, &expected), [(700_001, "the file".to_owned())], "{what}");
+
+        gate.open();
+        let expected = order_a_file(&slow, &passer, &file);
+        standby.signal("HUP");
+        flow.restarted();
+        (&passer).write_all(b"take-fd two\n").unwrap();
+        assert_eq!(rest_of(second), "two\n", "{what}");
+        assert_eq!(received(&slow, &expected), [(700_001, "the file".to_owned())], "{what}");
+        echoed(&passer, "the end\n");
+        echoed(&slow, "the end\n");
+        standby.stop(flow);
+    }
+}
+
+#[test]
+fn a_listener_that_takes_descriptors_since_a_restart_takes_them_of_those_who_come_after_it() {
+    let directory = TempDir::new();
+    let conf = configured(&directory, "");
+    let mut flow = Flow::started(server().arg("--conf_file").arg(conf));
+    let before = client(&directory);
+    echoed(&before, "here\n");
+    for keys in [", accept_fds = 1", ""] {
+        configured(&directory, keys);
+        flow.restart();
+        let after = client(&directory);
+        for (client, takes) in [(&before, false), (&after, !keys.is_empty())] {
+            let (reading, writing) = pipe();
+            pass(client, b"take-fd it\n", &[&writing]);
+            drop(writing);
+            if takes {
+                assert_eq!(rest_of(reading), "it\n");
+            } else {
+                let mut answer = [0; 14];
+                let mut client = client;
+                client.read_exact(&mut answer).unwrap();
+                assert_eq!(&answer, b"no descriptor\n");
+                assert!(is_at_end(&reading));
+            }
+        }
+    }
     quiet(&flow.stop());
 }

@@ -10,25 +10,25 @@ use crate::leaving::{MUCH, PATIENT, pattern};
 use crate::running::{Flow, Gate, patient, says, server, unix};
 
 /// The standby, which is nobody's child: killed, by its own id, when this is dropped and it is still there.
-struct Standby(u32);
+pub(crate) struct Standby(u32);
 
 impl Standby {
     /// The one that says in the log that it goes on.
     #[track_caller]
-    fn of(flow: &mut Flow) -> Self {
+    pub(crate) fn of(flow: &mut Flow) -> Self {
         let line = flow.child.wait_for("the standby goes on in place of the image that failed, as pid ");
         Self(line.rsplit(' ').next().and_then(|pid| pid.parse().ok()).expect("a number is last"))
     }
 
     #[track_caller]
-    fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("kill").arg(format!("-{name}")).arg(self.0.to_string()).status();
         assert!(sent.is_ok_and(|status| status.success()), "cannot send {name} to {}", self.0);
     }
 
     /// SIGTERM, and its end: everything that was told and logged.
     #[track_caller]
-    fn stop(self, mut flow: Flow) -> (String, String) {
+    pub(crate) fn stop(self, mut flow: Flow) -> (String, String) {
         self.signal("TERM");
         let told = String::from_utf8(flow.told.expect_to_eof()).expect("what is told is text");
         // The first image is long gone, and the log ends with the last that has it.
