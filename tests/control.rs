@@ -1,6 +1,8 @@
 //! `--reload` and `--stop`: whether the server that runs is found, what is done to it, and that the exit status is the
 //! truth about it.
 
+#![cfg(all(feature = "config", feature = "signals", feature = "daemon"))]
+
 mod common;
 #[path = "flow/detached.rs"]
 mod detached;

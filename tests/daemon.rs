@@ -3,6 +3,8 @@
 //!
 //! Each server is nobody's child: it is found by its pid file and ended at the end of its test.
 
+#![cfg(all(feature = "config", feature = "signals", feature = "daemon"))]
+
 mod common;
 #[path = "flow/detached.rs"]
 mod detached;

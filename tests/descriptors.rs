@@ -4,6 +4,7 @@
 //! writing one any more.
 
 #![cfg(target_os = "linux")]
+#![cfg(feature = "daemon")]
 
 mod common;
 mod lab;

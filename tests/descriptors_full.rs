@@ -1,6 +1,7 @@
 //! A descriptor that comes when this process has no room for it. Alone in its file: it lowers a limit of the process.
 
 #![cfg(target_os = "linux")]
+#![cfg(feature = "daemon")]
 
 mod common;
 mod lab;

@@ -1,5 +1,7 @@
 //! Every example does what it says on its first page: it starts from its sample configuration, serves, and stops.
 
+#![cfg(all(feature = "config", feature = "signals", feature = "daemon"))]
+
 mod common;
 
 use std::fs;

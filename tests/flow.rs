@@ -4,6 +4,8 @@
 //! clients say. A signal goes to that process alone. Nothing is waited for but lines, bytes, files and ends.
 //! The numbers in the comments are those of the acceptance cases of the flow that this one carries over.
 
+#![cfg(all(feature = "config", feature = "signals", feature = "daemon"))]
+
 mod common;
 #[path = "flow/running.rs"]
 mod running;

@@ -3,6 +3,8 @@
 //! Each server is a process of its own, in the foreground unless it must survive its launcher. The numbers in the comments
 //! are those of the acceptance cases that these carry over, and of the faults of processes and files (E17, E18).
 
+#![cfg(all(feature = "config", feature = "signals", feature = "daemon"))]
+
 mod common;
 #[path = "flow/detached.rs"]
 mod detached;

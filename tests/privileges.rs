@@ -4,6 +4,8 @@
 //! `status`), not what the server says. The numbers in the comments are those of the acceptance cases that these carry
 //! over, and of the faults of files and privileges (F8, F9).
 
+#![cfg(all(feature = "config", feature = "signals", feature = "daemon"))]
+
 mod common;
 #[path = "flow/detached.rs"]
 mod detached;

@@ -4,6 +4,8 @@
 //! example. SIGHUP goes to that process alone. A restart is over when the log says so; nothing else is waited for but
 //! lines, bytes, files and ends. The numbers in the comments are those of the acceptance cases of the flow.
 
+#![cfg(all(feature = "config", feature = "signals", feature = "daemon"))]
+
 mod common;
 #[path = "flow/running.rs"]
 mod running;

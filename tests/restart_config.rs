@@ -4,6 +4,7 @@
 //! changes. `LINEPLEX_LONG=1` asks for 1000 mutations instead of 200, whose seed is printed; `LINEPLEX_SEED=` repeats it.
 
 #![cfg(target_os = "linux")]
+#![cfg(all(feature = "config", feature = "signals", feature = "daemon"))]
 
 mod common;
 #[path = "restart_fails/ground.rs"]

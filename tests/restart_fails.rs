@@ -9,6 +9,7 @@
 //! repeats it.
 
 #![cfg(target_os = "linux")]
+#![cfg(all(feature = "config", feature = "signals", feature = "daemon"))]
 
 mod common;
 #[path = "restart_fails/ground.rs"]

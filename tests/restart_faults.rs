@@ -8,6 +8,7 @@
 //! these tests say `skipped` and pass (see tests/common/strace.rs).
 
 #![cfg(target_os = "linux")]
+#![cfg(all(feature = "config", feature = "signals", feature = "daemon"))]
 
 mod common;
 #[path = "restart_fails/ground.rs"]

@@ -1,6 +1,7 @@
 //! Restarts whose new image is a script in the place of the program: it does what no program of ours would, before it
 //! becomes the server, or instead.
 #![cfg(target_os = "linux")]
+#![cfg(all(feature = "config", feature = "signals", feature = "daemon"))]
 
 mod common;
 

@@ -2,6 +2,8 @@
 //!
 //! Each test runs processes of its own. The numbers in the comments are those of the acceptance cases of the flow.
 
+#![cfg(all(feature = "config", feature = "signals", feature = "daemon"))]
+
 mod common;
 #[path = "flow/running.rs"]
 mod running;
