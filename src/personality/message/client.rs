@@ -8,6 +8,7 @@
 
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
@@ -19,11 +20,11 @@ use std::{error, fmt};
 
 use zeroize::Zeroizing;
 
+use self::wire::{Socket, Wire};
 use super::Dialect;
 use super::dialect::{ERROR, OK, STATUS};
 use crate::codec::line::safe_text;
-use crate::codec::message::{self, DESCRIPTOR_BYTE, Elements, GOT_IO, MessageError, PASS_IO};
-use crate::sys;
+use crate::codec::message::{self, Elements, GOT_IO, MessageError, PASS_IO};
 
 /// A connection to a message server, or to anything else that talks in the same messages; every call waits.
 ///
@@ -42,13 +43,13 @@ use crate::sys;
 /// ```
 #[derive(Debug)]
 pub struct MessageClient {
-    stream: Stream,
+    stream: Wire,
 }
 
 /// Connecting, and being let in.
 impl MessageClient {
-    /// [`from_address`](Self::from_address) and [`login`](Self::login) in one. It waits as long as the server does; to wait less, call
-    /// [`set_timeout`](Self::set_timeout) between the two.
+    /// [`from_address`](Self::from_address) and [`login`](Self::login) in one. It waits as long as the server does; to wait
+    /// less, call [`set_timeout`](Self::set_timeout) between the two.
     ///
     /// # Errors
     /// Those of the two.
@@ -107,22 +108,17 @@ impl MessageClient {
         Ok(Self::from(stream))
     }
 
-    /// Every wait for the server, to read or to write, ends with the error `WouldBlock` after this time; `None`, as it is
-    /// at first, waits for ever. It counts for each wait, and a message that comes in pieces is several of them.
+    /// Every call ends with the error `TimedOut` when it would have to wait longer than this in all, in however many pieces
+    /// a message comes or goes; what is there already is still taken. `None`, as it is at first, waits for ever. A
+    /// [`login`](Self::login) is one call.
     ///
     /// # Errors
     /// `InvalidInput` for no time at all.
     pub fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        match &self.stream {
-            Stream::Tcp(stream) => {
-                stream.set_read_timeout(timeout)?;
-                stream.set_write_timeout(timeout)
-            }
-            Stream::Unix(stream) => {
-                stream.set_read_timeout(timeout)?;
-                stream.set_write_timeout(timeout)
-            }
-        }
+        self.stream.socket.wait_to_read(timeout)?;
+        self.stream.socket.wait_to_write(timeout)?;
+        self.stream.timeout = timeout;
+        Ok(())
     }
 
     /// Reads the server's greeting, sends name and password, and waits for the verdict. Both may be any bytes; servers take
@@ -138,6 +134,7 @@ impl MessageClient {
         password: impl AsRef<[u8]>,
         dialect: Dialect,
     ) -> Result<(), ClientError> {
+        self.stream.begin();
         if !is_array(&self.expect_array()?, &BANNER) {
             return Err(unexpected("the greeting is not that of a message server, version 1").into());
         }
@@ -158,6 +155,7 @@ impl MessageClient {
     /// closes. [`ClientError::Io`]: `UnexpectedEof` when it closes without one, `InvalidData` for any other message, and
     /// what else reading can fail with.
     pub fn check_security(&mut self) -> Result<(), ClientError> {
+        self.stream.begin();
         let said = self.expect_array()?;
         match said.iter().map(Vec::as_slice).collect::<Vec<_>>()[..] {
             [passed] if passed == PASSED_SECURITY.as_bytes() => Ok(()),
@@ -185,9 +183,8 @@ impl MessageClient {
     /// `InvalidInput` for elements with a NUL, or longer than an array message (nothing is sent then). Those of `write(2)`,
     /// `BrokenPipe` among them when the server has closed.
     pub fn write<E: AsRef<[u8]>>(&mut self, elements: &[E]) -> io::Result<()> {
-        let mut bytes = Vec::new();
-        message::write_array(&mut bytes, elements).map_err(unwritable)?;
-        self.stream.write_all(&bytes)
+        self.stream.begin();
+        self.write_array(elements)
     }
 
     /// Sends a scalar message, without copying it.
@@ -196,6 +193,7 @@ impl MessageClient {
     /// `InvalidInput` for more than 2³² − 1 bytes (nothing is sent then), and those of `write(2)`.
     pub fn write_scalar(&mut self, bytes: &[u8]) -> io::Result<()> {
         let header = message::scalar_header(bytes.len()).map_err(unwritable)?;
+        self.stream.begin();
         self.stream.write_all(&header)?;
         self.stream.write_all(bytes)
     }
@@ -205,9 +203,9 @@ impl MessageClient {
     /// # Errors
     /// `NotConnected` when the server has closed.
     pub fn shutdown_write(&mut self) -> io::Result<()> {
-        match &self.stream {
-            Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
-            Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
+        match &self.stream.socket {
+            Socket::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Socket::Unix(stream) => stream.shutdown(Shutdown::Write),
         }
     }
 
@@ -216,12 +214,8 @@ impl MessageClient {
     /// # Errors
     /// `UnexpectedEof` when it has closed inside of this one, and those of `read(2)`.
     pub fn read(&mut self) -> io::Result<Option<Vec<Vec<u8>>>> {
-        let mut header = [0; 2];
-        if !self.fill(&mut header)? {
-            return Ok(None);
-        }
-        let body = self.body(u16::from_be_bytes(header).into())?;
-        Ok(Some(Elements::new(&body).iter().map(<[u8]>::to_vec).collect()))
+        self.stream.begin();
+        self.read_array()
     }
 
     /// Waits for a scalar message of at most `max` bytes; none when the server has closed after the message before. If it
@@ -231,6 +225,7 @@ impl MessageClient {
     /// `InvalidData` when it says to be longer; its body is not read then. `UnexpectedEof` when the server has closed inside
     /// of it, and those of `read(2)`.
     pub fn read_scalar(&mut self, max: u32) -> io::Result<Option<Vec<u8>>> {
+        self.stream.begin();
         let mut header = [0; 4];
         if !self.fill(&mut header)? {
             return Ok(None);
@@ -240,9 +235,24 @@ impl MessageClient {
         self.body(u32::from_be_bytes(header)).map(Some)
     }
 
+    fn write_array<E: AsRef<[u8]>>(&mut self, elements: &[E]) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        message::write_array(&mut bytes, elements).map_err(unwritable)?;
+        self.stream.write_all(&bytes)
+    }
+
+    fn read_array(&mut self) -> io::Result<Option<Vec<Vec<u8>>>> {
+        let mut header = [0; 2];
+        if !self.fill(&mut header)? {
+            return Ok(None);
+        }
+        let body = self.body(u16::from_be_bytes(header).into())?;
+        Ok(Some(Elements::new(&body).iter().map(<[u8]>::to_vec).collect()))
+    }
+
     /// An array message, where the end of the stream would be too early.
     fn expect_array(&mut self) -> io::Result<Vec<Vec<u8>>> {
-        self.read()?.ok_or_else(early_end)
+        self.read_array()?.ok_or_else(early_end)
     }
 
     /// Fills `buffer`; false if the stream has ended before its first byte.
@@ -280,10 +290,11 @@ impl MessageClient {
     /// `UnexpectedEof` when it closes, and those of reading and writing.
     pub fn write_fd(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
         self.stream.unix()?;
+        self.stream.begin();
         if !is_array(&self.expect_array()?, &[PASS_IO]) {
             return Err(unexpected("the peer was to ask for a descriptor, and did not"));
         }
-        self.write_fd_unasked(fd)?;
+        self.stream.send_fd(fd)?;
         if !is_array(&self.expect_array()?, &[GOT_IO]) {
             return Err(unexpected("the peer was to confirm a descriptor, and did not"));
         }
@@ -295,7 +306,8 @@ impl MessageClient {
     /// # Errors
     /// Those of `sendmsg(2)`.
     pub fn write_fd_unasked(&mut self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        sys::send_with_fds(self.stream.unix()?, &[DESCRIPTOR_BYTE], &[fd])
+        self.stream.begin();
+        self.stream.send_fd(fd)
     }
 
     /// Asks the peer for a descriptor, waits for it and confirms it. It is a new one, close-on-exec.
@@ -305,9 +317,10 @@ impl MessageClient {
     /// and those of reading and writing. What has come is closed then.
     pub fn read_fd(&mut self) -> io::Result<OwnedFd> {
         self.stream.unix()?;
-        self.write(&[PASS_IO])?;
-        let fd = self.read_fd_unasked()?;
-        self.write(&[GOT_IO])?;
+        self.stream.begin();
+        self.write_array(&[PASS_IO])?;
+        let fd = self.stream.receive_fd()?;
+        self.write_array(&[GOT_IO])?;
         Ok(fd)
     }
 
@@ -316,35 +329,28 @@ impl MessageClient {
     /// # Errors
     /// As [`read_fd`](Self::read_fd).
     pub fn read_fd_unasked(&mut self) -> io::Result<OwnedFd> {
-        let (length, mut fds) = sys::receive_with_fds(self.stream.unix()?, &mut [DESCRIPTOR_BYTE])?;
-        match (length, fds.pop()) {
-            (0, _) => Err(early_end()),
-            (_, Some(fd)) if fds.is_empty() => Ok(fd),
-            _ => Err(unexpected("there was to come one descriptor, and did not")),
-        }
+        self.stream.begin();
+        self.stream.receive_fd()
     }
 }
 
 impl From<UnixStream> for MessageClient {
     /// Takes a connection at a message border. It must be a blocking one.
     fn from(stream: UnixStream) -> Self {
-        Self { stream: Stream::Unix(stream) }
+        Self { stream: Wire::new(Socket::Unix(stream)) }
     }
 }
 
 impl From<TcpStream> for MessageClient {
     /// Takes a connection at a message border. It must be a blocking one.
     fn from(stream: TcpStream) -> Self {
-        Self { stream: Stream::Tcp(stream) }
+        Self { stream: Wire::new(Socket::Tcp(stream)) }
     }
 }
 
 impl AsFd for MessageClient {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match &self.stream {
-            Stream::Tcp(stream) => stream.as_fd(),
-            Stream::Unix(stream) => stream.as_fd(),
-        }
+        self.stream.socket.as_fd()
     }
 }
 
@@ -379,48 +385,6 @@ impl error::Error for ClientError {
 impl From<io::Error> for ClientError {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
-    }
-}
-
-/// What a client talks through.
-#[derive(Debug)]
-enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Stream {
-    /// The socket, if descriptors can travel through it.
-    fn unix(&self) -> io::Result<&UnixStream> {
-        match self {
-            Self::Unix(stream) => Ok(stream),
-            // The kernel would send the byte and say nothing about the descriptor.
-            Self::Tcp(_) => {
-                Err(io::Error::new(ErrorKind::Unsupported, "descriptors travel through Unix sockets only"))
-            }
-        }
-    }
-}
-
-impl io::Read for Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.read(buffer),
-            Self::Unix(stream) => stream.read(buffer),
-        }
-    }
-}
-
-impl io::Write for Stream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.write(bytes),
-            Self::Unix(stream) => stream.write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

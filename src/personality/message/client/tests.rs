@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::thread;
 
 use super::*;
+use crate::sys;
 
 const LONG: Duration = Duration::from_secs(60);
 const BANNER_BYTES: &[u8] = b"\0\x0aversion\x001\0";
@@ -231,8 +232,62 @@ fn what_cannot_be_written_is_the_callers_mistake_and_sends_nothing() {
 fn a_wait_ends_when_its_time_is_over() {
     let (mut client, _peer) = pair();
     client.set_timeout(Some(Duration::from_millis(1))).unwrap();
-    assert_eq!(kind(client.read()), ErrorKind::WouldBlock);
+    let error = client.read().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    assert!(error.to_string().contains("within the time that was set"), "{error}");
     assert_eq!(kind(client.set_timeout(Some(Duration::ZERO))), ErrorKind::InvalidInput);
+    client.set_timeout(Some(Duration::MAX)).unwrap();
+    client.set_timeout(None).unwrap();
+}
+
+/// The timeouts of the original's MessageIOTest.
+#[test]
+fn whatever_a_message_lacks_is_waited_for_and_what_is_there_is_not() {
+    for there in [b"".as_slice(), b"\0", b"\0\x05", b"\0\x05pin"] {
+        let (mut client, mut peer) = pair();
+        peer.write_all(there).unwrap();
+        client.set_timeout(Some(Duration::from_nanos(1))).unwrap();
+        assert_eq!(kind(client.read()), ErrorKind::TimedOut, "{there:?}");
+    }
+    for there in [b"".as_slice(), b"\0\0\0", b"\0\0\0\x04", b"\0\0\0\x04pin"] {
+        let (mut client, mut peer) = pair();
+        peer.write_all(there).unwrap();
+        client.set_timeout(Some(Duration::from_nanos(1))).unwrap();
+        assert_eq!(kind(client.read_scalar(100)), ErrorKind::TimedOut, "{there:?}");
+        assert_eq!(kind(client.read_fd_unasked()), ErrorKind::TimedOut);
+    }
+    // No time is needed for what is there.
+    let (mut client, mut peer) = pair();
+    peer.write_all(b"\0\x05ping\0\0\0\0\x04pong\0\x08pass IO\0\0\x07got IO\0").unwrap();
+    client.set_timeout(Some(Duration::from_nanos(1))).unwrap();
+    assert_eq!(client.read().unwrap().unwrap(), [b"ping"]);
+    assert_eq!(client.read_scalar(4).unwrap().unwrap(), b"pong");
+    client.write_fd(File::open("/dev/null").unwrap().as_fd()).unwrap();
+    client.write(&["still here"]).unwrap();
+}
+
+#[test]
+fn the_time_of_a_call_is_over_although_the_peer_says_or_reads_a_little_all_the_time() {
+    // Until the client has gone.
+    let a_moment_later = |peer: &UnixStream| !sys::wait_readable(peer, Duration::from_millis(1)).unwrap();
+    let (mut client, mut peer) = pair();
+    client.set_timeout(Some(Duration::from_millis(50))).unwrap();
+    let dripping = thread::spawn(move || {
+        peer.write_all(&[0xff; 2]).unwrap();
+        while a_moment_later(&peer) && peer.write_all(b"x").is_ok() {}
+    });
+    assert_eq!(kind(client.login("test", "12345", Dialect::Classic)), ErrorKind::TimedOut);
+    drop(client);
+    dripping.join().unwrap();
+
+    let (mut client, peer) = pair();
+    client.set_timeout(Some(Duration::from_millis(50))).unwrap();
+    let (one, other) = UnixStream::pair().unwrap();
+    let sipping =
+        thread::spawn(move || while a_moment_later(&other) && (&peer).read(&mut [0; 4096]).is_ok() {});
+    assert_eq!(kind(client.write_scalar(&vec![0; 64 << 20])), ErrorKind::TimedOut);
+    drop((client, one));
+    sipping.join().unwrap();
 }
 
 #[test]
