@@ -444,10 +444,12 @@ impl Conns {
                 if let Some(held) = conn.held.take() {
                     self.pool.give_back_input(held);
                 }
+                if conn.is(Flag::TAKES_FDS) {
+                    self.fds.close_those_of(conn);
+                }
                 self.timers.stop_both(id);
                 self.timers.wish(TimerKey::Guard(id), Some(self.limits.drain_time));
                 self.lists.dirty(id, conn);
-                self.close_arrivals(id);
             }
             Phase::Draining | Phase::Lingering | Phase::Gone => {}
         }
@@ -464,6 +466,9 @@ impl Conns {
         if conn.take(Flag::BLOCKED) {
             self.blocked -= 1;
         }
+        if conn.is(Flag::TAKES_FDS) {
+            self.fds.close_those_of(conn);
+        }
         self.timers.stop_both(id);
         if let Some(mut output) = conn.output.take() {
             output.clear();
@@ -473,7 +478,6 @@ impl Conns {
             self.pool.give_back_input(held);
         }
         self.lists.gone.push(id);
-        self.close_arrivals(id);
     }
 
     pub(super) fn rare(&mut self, id: ConnId, change: impl FnOnce(&mut Rare)) {

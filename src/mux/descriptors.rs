@@ -47,6 +47,12 @@ impl Stock {
     pub(super) fn new() -> Self {
         Self { waiting: 0, most: crate::sys::raise_descriptor_limit() / SHARE }
     }
+
+    /// Closes what waits at a connection that is closing: nobody takes it any more.
+    #[cold]
+    pub(super) fn close_those_of(&mut self, conn: &mut Conn) {
+        self.waiting -= std::mem::take(&mut conn.rare().arrivals.waiting).len();
+    }
 }
 
 impl Conns {
@@ -90,13 +96,6 @@ impl Conns {
         let output = conn.output.get_or_insert_with(|| self.pool.take());
         let fits = output.append_fd(fd, self.limits.output_hard_bytes);
         written(&mut self.lists, &self.limits, id, conn, fits)
-    }
-
-    /// What waits at a connection that is closing is closed: nobody takes it any more.
-    pub(super) fn close_arrivals(&mut self, id: ConnId) {
-        if let Some(conn) = self.slots.at_mut(id).filter(|conn| conn.is(Flag::TAKES_FDS)) {
-            self.fds.waiting -= std::mem::take(&mut conn.rare().arrivals.waiting).len();
-        }
     }
 
     /// Somebody may pass descriptors to this process: some are kept for them.
