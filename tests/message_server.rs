@@ -267,6 +267,31 @@ fn whoever_takes_too_long_to_log_in_is_closed_without_a_word() {
     }
 }
 
+// 3
+#[test]
+fn a_login_that_comes_little_by_little_has_no_more_time_than_any_other() {
+    let served = Served::start(|messages| {
+        messages.set_login_timeout(Duration::from_millis(40)).add_handler(Ping);
+    });
+    let mut client = UnixStream::connect(&served.address).unwrap();
+    // Nothing but a moment: each byte is in time, and all of them are not.
+    client.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+    let mut heard = Vec::new();
+    for byte in login(&"x".repeat(100), &"x".repeat(100)).iter().cycle() {
+        let _ = client.write_all(&[*byte]);
+        let mut buffer = [0; 100];
+        match client.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => heard.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // What it was sent after its end is unread.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(heard, hex(BANNER), "no verdict");
+}
+
 #[test]
 fn nobody_is_timed_out_after_the_login() {
     let served = Served::start(|messages| {

@@ -1,3 +1,5 @@
+//! The cases of Passenger's MessageReadersWritersTest, the bytes of the originals, and what is promised beyond them.
+
 use std::error::Error as _;
 
 use proptest::collection::vec;

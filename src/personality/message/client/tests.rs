@@ -1,4 +1,5 @@
-//! The client against a peer written by hand, on the other end of a socket pair.
+//! The client against a peer written by hand, on the other end of a socket pair: with the cases of Passenger's
+//! MessageChannelTest and MessageIOTest.
 
 use std::fs::File;
 use std::net::TcpListener;
