@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use common::rights::{is_at_end, open_again, pass, pipe, receive, rest_of};
 use common::{Client, DEADLINE, TempDir};
@@ -142,6 +143,20 @@ fn what_waits_is_closed_when_its_connection_begins_to_close_and_cannot_be_taken_
     assert!(is_at_end(&reading));
     let metrics = passing.hand.metrics();
     assert_eq!((metrics.closed, metrics.fds_in, metrics.fds_waiting), (0, 2, 0));
+}
+
+#[test]
+fn a_client_that_has_passed_its_own_end_and_gone_is_there_until_it_is_idle() {
+    let limits = Limits { idle_time: Some(Duration::from_millis(200)), ..Limits::default() };
+    let mut passing = Passing::new(1, limits, Lab::new());
+    let client = passing.client();
+    let own: OwnedFd = client.try_clone().unwrap().into();
+    pass(&client, b"x", &[&own]);
+    drop((client, own));
+    passing.hand.until(|mux| mux.conns().metrics().fds_waiting == 1);
+    passing.hand.wait_for("1 close idle");
+    assert_eq!(passing.hand.metrics().fds_waiting, 0);
+    assert!(!passing.hand.told().iter().any(|told| told == "1 eof"), "nobody ended it");
 }
 
 #[test]
