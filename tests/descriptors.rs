@@ -10,8 +10,8 @@ mod common;
 mod lab;
 
 use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::io::{self, IoSlice, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use common::{Client, DEADLINE, TempDir};
 use lab::{Hand, Lab, LabClient, Net};
 use lineplex::config::{Limits, ListenAt};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 /// A server turned by hand, on a Unix listener that takes `most` descriptors.
 struct Passing {
@@ -96,6 +97,20 @@ fn descriptors_are_taken_in_the_order_in_which_they_came() {
     (&client).write_all(b"fd 1\nfd 2\nfd 3\nfd 4\n").unwrap();
     passing.hand.wait_for("none");
     assert_eq!([first, second, third].map(rest_of), ["fd 1", "fd 2", "fd 3"]);
+}
+
+#[test]
+fn several_lists_of_descriptors_in_one_message_are_as_one() {
+    let mut passing = Passing::new(4, Limits::default(), taker());
+    let client = passing.client();
+    let pipes: [(File, OwnedFd); 3] = std::array::from_fn(|_| pipe());
+    let numbers = pipes.each_ref().map(|(_, writing)| writing.as_raw_fd());
+    let rights = [ControlMessage::ScmRights(&numbers[..1]), ControlMessage::ScmRights(&numbers[1..])];
+    let bytes = [IoSlice::new(b"fd 1\nfd 2\nfd 3\nfd 4\n")];
+    assert_eq!(sendmsg::<()>(client.as_raw_fd(), &bytes, &rights, MsgFlags::empty(), None), Ok(20));
+    let readings = pipes.map(|(reading, _)| reading);
+    passing.hand.wait_for("none");
+    assert_eq!(readings.map(rest_of), ["fd 1", "fd 2", "fd 3"]);
 }
 
 #[test]

@@ -31,8 +31,8 @@ fn a_descriptor_that_there_is_no_room_for_is_lost_and_nothing_else() {
     let client = UnixStream::connect(dir.path().join("fds")).unwrap();
     hand.wait_for("1 connection");
     let null = File::open("/dev/null").unwrap();
-    let pass = || {
-        let numbers = [null.as_fd().as_raw_fd()];
+    let pass = |count: usize| {
+        let numbers = vec![null.as_fd().as_raw_fd(); count];
         let rights = [ControlMessage::ScmRights(&numbers)];
         let bytes = [IoSlice::new(b"fd\n")];
         assert_eq!(sendmsg::<()>(client.as_raw_fd(), &bytes, &rights, MsgFlags::empty(), None), Ok(3));
@@ -42,13 +42,20 @@ fn a_descriptor_that_there_is_no_room_for_is_lost_and_nothing_else() {
     // No number from the first free one on may be given.
     let free = null.try_clone().unwrap().as_raw_fd();
     setrlimit(Resource::RLIMIT_NOFILE, free.try_into().unwrap(), hard).unwrap();
-    pass();
+    pass(1);
     hand.wait_for("taken false");
-    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
     let metrics = hand.metrics();
     assert_eq!((metrics.fds_lost, metrics.fds_in), (1, 0));
 
-    pass();
+    // Room for the first of two.
+    setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(free).unwrap() + 1, hard).unwrap();
+    pass(2);
+    hand.wait_for("taken true");
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    let metrics = hand.metrics();
+    assert_eq!((metrics.fds_lost, metrics.fds_in, metrics.fds_waiting), (2, 1, 0));
+
+    pass(1);
     hand.wait_for("taken true");
     (&client).write_all(b"alive\n").unwrap();
     hand.wait_for("1 line alive");
