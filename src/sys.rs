@@ -1,6 +1,6 @@
 //! Thin calls to the operating system that the standard library, mio and socket2 do not offer.
 //!
-//! This file has all the `unsafe` of the crate, seven blocks, each behind a function or type that nothing outside can
+//! This file has all the `unsafe` of the crate, eight blocks, each behind a function or type that nothing outside can
 //! use wrongly; the files below it need none. Without the feature `daemon` each function that the rest of the crate needs
 //! falls back to the neutral answer that its docstring names, so that nothing above has to ask which features are on;
 //! the calls of the handover are not there then.
@@ -367,6 +367,39 @@ fn close_all_on_exec() -> bool {
     false
 }
 
+/// Whether descriptors can be passed to this Unix socket and to those that it accepts from now on (`SO_PASSRIGHTS`, Linux
+/// 6.16). A peer that passes one where they cannot is told so (`EPERM`), and nothing of his is ever ours to close, which
+/// may take long: a TCP socket can make its last close wait for seconds (`socket(7)`, `SO_LINGER`). Nothing happens where
+/// the system does not know of it.
+#[cfg(all(
+    feature = "daemon",
+    target_os = "linux",
+    not(any(target_arch = "sparc", target_arch = "sparc64"))
+))]
+#[allow(unsafe_code, reason = "neither nix nor socket2 knows this option")]
+pub(crate) fn set_passes_fds(socket: impl AsFd, passes: bool) {
+    let (fd, value) = (socket.as_fd().as_raw_fd(), libc::c_int::from(passes));
+    // SAFETY: the socket is borrowed and open, and setsockopt(2) reads `value`, whose size it is told, and keeps no pointer.
+    // A system that does not know the number of the option changes nothing; on the excluded ones it is another's.
+    let _ = unsafe {
+        libc::setsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+}
+
+/// The same where there is no such option.
+#[cfg(not(all(
+    feature = "daemon",
+    target_os = "linux",
+    not(any(target_arch = "sparc", target_arch = "sparc64"))
+)))]
+pub(crate) fn set_passes_fds(_socket: impl AsFd, _passes: bool) {}
+
 /// What one `recvmsg(2)` gave.
 #[cfg(feature = "daemon")]
 struct Message {
@@ -432,6 +465,14 @@ const FIRST_INHERITED: RawFd = 3;
 /// How far descriptors are looked for by trying, where the system does not list them.
 #[cfg(feature = "daemon")]
 const NUMBERS_MAX: RawFd = 65_536;
+
+/// `asm-generic/socket.h`
+#[cfg(all(
+    feature = "daemon",
+    target_os = "linux",
+    not(any(target_arch = "sparc", target_arch = "sparc64"))
+))]
+const SO_PASSRIGHTS: libc::c_int = 83;
 
 /// Descriptors arrive close-on-exec where the system has a flag for it.
 #[cfg(all(feature = "daemon", not(target_vendor = "apple")))]

@@ -39,7 +39,7 @@ pub enum ListenAddr {
         /// Group name or number of the path; `None`: the process's.
         group: Option<String>,
         /// Descriptors that a client may pass before somebody takes them with `Conns::take_fd`: 0 (none: what comes is
-        /// closed) to 250. Needs the feature `daemon`.
+        /// closed, or since Linux 6.16 refused) to 250. Needs the feature `daemon`.
         accept_fds: u8,
     },
 }

@@ -279,7 +279,10 @@ impl Listener {
                 options::tcp(&socket, limits)?;
                 socket.listen(backlog)
             }
-            Listening::Unix(listener) => SockRef::from(listener).listen(backlog),
+            Listening::Unix(listener) => {
+                sys::set_passes_fds(listener, self.at.fds() > 0);
+                SockRef::from(listener).listen(backlog)
+            }
             Listening::Closed => Ok(()),
         }
     }
@@ -468,7 +471,8 @@ fn bind_unix(at: &ListenAt) -> Result<(PathBuf, mio::net::UnixListener, OwnedPat
             cause,
         )
     })?;
-    let access = unix::Access { mode: *mode, owner: owner.as_deref(), group: group.as_deref() };
+    let (owner, group) = (owner.as_deref(), group.as_deref());
+    let access = unix::Access { mode: *mode, owner, group, passes_fds: at.fds() > 0 };
     let (socket, owned) = unix::listen(&path, access, backlog(at))?;
     let listener = UnixListener::from(OwnedFd::from(socket));
     Ok((path, mio::net::UnixListener::from_std(listener), owned))

@@ -63,6 +63,8 @@ pub(super) struct Access<'a> {
     pub(super) mode: Option<u32>,
     pub(super) owner: Option<&'a str>,
     pub(super) group: Option<&'a str>,
+    /// Clients may pass descriptors.
+    pub(super) passes_fds: bool,
 }
 
 /// A socket that listens at `path` (absolute), and the claim to remove that path later.
@@ -78,6 +80,7 @@ pub(super) fn listen(path: &Path, access: Access<'_>, backlog: i32) -> Result<(S
     let prepare = || {
         let made = set_access(&temporary, access.mode, owner, group)
             .map_err(|cause| fail("cannot set its mode and owner", cause))?;
+        sys::set_passes_fds(&socket, access.passes_fds);
         socket.listen(backlog).map_err(|cause| fail("the system refuses", cause))?;
         fs::rename(&temporary, path).map_err(|cause| fail("cannot put it in place", cause))?;
         Ok(OwnedPath { path: path.to_owned(), device: made.dev(), inode: made.ino() })

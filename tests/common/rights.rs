@@ -20,10 +20,22 @@ pub(crate) fn pipe() -> (File, OwnedFd) {
 /// Sends `bytes` and passes copies of `fds`.
 #[track_caller]
 pub(crate) fn pass(to: &UnixStream, bytes: &[u8], fds: &[&OwnedFd]) {
+    assert_eq!(try_pass(to, bytes, fds), Ok(bytes.len()));
+}
+
+/// The same to a peer that may refuse descriptors: where the system can tell so, nothing is sent.
+pub(crate) fn try_pass(to: &UnixStream, bytes: &[u8], fds: &[&OwnedFd]) -> nix::Result<usize> {
     let numbers: Vec<RawFd> = fds.iter().map(|fd| fd.as_raw_fd()).collect();
     let rights = [ControlMessage::ScmRights(&numbers)];
-    let sent = sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(bytes)], &rights, MsgFlags::empty(), None);
-    assert_eq!(sent, Ok(bytes.len()));
+    sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(bytes)], &rights, MsgFlags::empty(), None)
+}
+
+/// Whether the system refuses descriptors where nobody takes them: Linux since 6.16.
+pub(crate) fn refuses_fds() -> bool {
+    let release = nix::sys::utsname::uname().expect("it has a name").release().to_string_lossy().into_owned();
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(16))
 }
 
 /// What one receive gives: the bytes, and the number of the descriptor that came with them.

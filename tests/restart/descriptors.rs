@@ -5,7 +5,9 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
-use crate::common::rights::{is_at_end, pass, pipe, receive, rest_of};
+use nix::errno::Errno;
+
+use crate::common::rights::{is_at_end, pass, pipe, receive, refuses_fds, rest_of, try_pass};
 use crate::common::{DEADLINE, TempDir};
 use crate::rollback::Standby;
 use crate::running::{Flow, Gate, quiet, server, wait_until};
@@ -197,10 +199,12 @@ fn a_listener_that_takes_descriptors_since_a_restart_takes_them_of_those_who_com
         let after = client(&directory);
         for (client, takes) in [(&before, false), (&after, !keys.is_empty())] {
             let (reading, writing) = pipe();
-            pass(client, b"take-fd it\n", &[&writing]);
+            let passed = try_pass(client, b"take-fd it\n", &[&writing]);
             drop(writing);
             if takes {
-                assert_eq!(rest_of(reading), "it\n");
+                assert_eq!((passed, rest_of(reading)), (Ok(11), "it\n".to_owned()));
+            } else if refuses_fds() {
+                assert_eq!(passed, Err(Errno::EPERM));
             } else {
                 let mut answer = [0; 14];
                 let mut client = client;
