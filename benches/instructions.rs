@@ -39,7 +39,7 @@ struct Workload {
     play: fn(rounds: u64),
 }
 
-const WORKLOADS: [Workload; 9] = [
+const WORKLOADS: [Workload; 10] = [
     Workload {
         name: "echo",
         about: "50 connections, a line each; per line",
@@ -71,6 +71,14 @@ const WORKLOADS: [Workload; 9] = [
         limit: 10.6,
         goal: Some(12),
         play: |rounds| Session::<Broadcast>::new(Limits::default(), 101).play(rounds, &BURST),
+    },
+    Workload {
+        name: "predicate",
+        about: "as broadcast, to those whom a predicate chooses; per delivery",
+        per_round: 100,
+        limit: 288.0,
+        goal: None,
+        play: |rounds| Session::<Predicate>::new(Limits::default(), 101).play(rounds, &BROADCAST),
     },
     Workload {
         name: "write",
@@ -361,6 +369,20 @@ impl Handler for Broadcast {
             out.extend_from_slice(line);
             out.push(b'\n');
             ctx.conns.broadcast_except(out, ctx.id);
+        }
+    }
+}
+
+struct Predicate;
+
+impl Handler for Predicate {
+    fn input(ctx: &mut Context<'_, Load<Self>>, input: &mut Input) {
+        while let Some(line) = input.line() {
+            let out = &mut ctx.server.line;
+            out.clear();
+            out.extend_from_slice(line);
+            out.push(b'\n');
+            ctx.conns.broadcast(out, |id| id != ctx.id);
         }
     }
 }
