@@ -224,6 +224,17 @@ fn a_mistake_in_the_table_of_accounts_or_a_setting_out_of_bounds_has_its_place_a
         (&format!("accounts.{}.token = \"{digest}\"", "n".repeat(101)), "a name has at most 100 bytes"),
         ("login_seconds = 0", "ping.toml:4:17: app.login_seconds: 0 is out of range"),
         ("login_seconds = 3601.0", "ping.toml:4:17: app.login_seconds: 3601 is out of range"),
+        ("logins_max = 0", "ping.toml:4:14: app.logins_max: with 0 nobody could log in"),
+        ("refusal_seconds = -1", "ping.toml:4:19: app.refusal_seconds: -1 is out of range: 0 to 3600"),
+        ("refusal_seconds = nan", "ping.toml:4:19: app.refusal_seconds: NaN is out of range: 0 to 3600"),
+        (
+            "refusal_max_seconds = 3600.1",
+            "ping.toml:4:23: app.refusal_max_seconds: 3600.1 is out of range: 0 to 3600",
+        ),
+        (
+            "refusal_seconds = 5",
+            "refusal_max_seconds: 3.2 is less than refusal_seconds, which is 5; set both",
+        ),
         ("hashing_jobs = 0", "ping.toml:4:16: app.hashing_jobs: 0 is out of range: 1 to 64"),
         ("hashing_jobs = 65", "ping.toml:4:16: app.hashing_jobs: 65 is out of range: 1 to 64"),
         (
@@ -241,9 +252,14 @@ fn a_mistake_in_the_table_of_accounts_or_a_setting_out_of_bounds_has_its_place_a
         assert!(said.contains(words), "{app}: {said}");
         assert!(!said.contains("12345") && !said.contains("123.45") && !said.contains(&digest), "{said}");
     }
-    for (settings, least, most) in
-        [("login_seconds", "0.001", "3600"), ("hashing_jobs", "1", "64"), ("request_max_bytes", "1", "65535")]
-    {
+    for (settings, least, most) in [
+        ("login_seconds", "0.001", "3600"),
+        ("logins_max", "1", "1000000"),
+        ("refusal_seconds", "0", "3.2"),
+        ("refusal_max_seconds", "0.1", "3600"),
+        ("hashing_jobs", "1", "64"),
+        ("request_max_bytes", "1", "65535"),
+    ] {
         for value in [least, most] {
             let place = Place::new(&format!("{settings} = {value}"));
             let output = place.command().arg("--check").output().unwrap();

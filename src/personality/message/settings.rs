@@ -65,10 +65,13 @@ pub struct Settings {
     #[serde(deserialize_with = "login_seconds")]
     pub login_seconds: f64,
     /// See the table.
+    #[serde(deserialize_with = "logins_max")]
     pub logins_max: usize,
     /// See the table.
+    #[serde(deserialize_with = "refusal_seconds")]
     pub refusal_seconds: f64,
     /// See the table.
+    #[serde(deserialize_with = "refusal_seconds")]
     pub refusal_max_seconds: f64,
     /// See the table.
     #[serde(deserialize_with = "hashing_jobs")]
@@ -194,17 +197,16 @@ impl Settings {
         Ok(())
     }
 
+    /// Who gets a place to log in, and what a failure costs.
     fn bound_logins(&self, messages: &mut Messages) -> Result<()> {
-        let refuse = |what: String| Err(Error::new(ErrorKind::Config, what));
-        if self.logins_max == 0 {
-            return refuse("logins_max: with 0 nobody could log in".to_owned());
-        }
-        let seconds = [self.refusal_seconds, self.refusal_max_seconds];
-        let [Ok(first), Ok(most)] = seconds.map(Duration::try_from_secs_f64) else {
-            return refuse(format!("refusal_seconds, refusal_max_seconds: {seconds:?} are no times"));
-        };
-        if first > most || most > LOGIN_TIME_MAX {
-            return refuse(format!("refusal_max_seconds: {most:?} is not between refusal_seconds and 3600"));
+        logins(self.logins_max).map_err(|what| refuse("logins_max", what))?;
+        let first = refusal_time(self.refusal_seconds).map_err(|what| refuse("refusal_seconds", what))?;
+        let most =
+            refusal_time(self.refusal_max_seconds).map_err(|what| refuse("refusal_max_seconds", what))?;
+        if first > most {
+            let (first, most) = (self.refusal_seconds, self.refusal_max_seconds);
+            let what = format!("{most} is less than refusal_seconds, which is {first}; set both");
+            return Err(refuse("refusal_max_seconds", what));
         }
         messages.set_logins_max(self.logins_max).set_penalties(Penalties::new(first, most));
         Ok(())
@@ -373,6 +375,17 @@ fn login_time(seconds: f64) -> Result<Duration, String> {
     }
 }
 
+fn refusal_time(seconds: f64) -> Result<Duration, String> {
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(time) if time <= LOGIN_TIME_MAX => Ok(time),
+        _ => Err(format!("{seconds} is out of range: 0 to 3600 seconds")),
+    }
+}
+
+fn logins(most: usize) -> Result<usize, String> {
+    if most > 0 { Ok(most) } else { Err("with 0 nobody could log in; at least 1".to_owned()) }
+}
+
 fn between(value: usize, most: usize) -> Result<usize, String> {
     if (1..=most).contains(&value) { Ok(value) } else { Err(format!("{value} is out of range: 1 to {most}")) }
 }
@@ -382,6 +395,16 @@ fn between(value: usize, most: usize) -> Result<usize, String> {
 fn login_seconds<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     let seconds = f64::deserialize(from)?;
     login_time(seconds).map_err(de::Error::custom)?;
+    Ok(seconds)
+}
+
+fn logins_max<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
+    logins(usize::deserialize(from)?).map_err(de::Error::custom)
+}
+
+fn refusal_seconds<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    let seconds = f64::deserialize(from)?;
+    refusal_time(seconds).map_err(de::Error::custom)?;
     Ok(seconds)
 }
 
