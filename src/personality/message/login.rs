@@ -12,13 +12,14 @@ use zeroize::Zeroizing;
 
 use super::account::Account;
 use super::dialect::Dialect;
+use super::hashing::HashingPlace;
 use super::messages::MessageHost;
 use super::penalties::Source;
 use super::session::{Session, State, shown, warn};
 use crate::codec::message::{self, ScalarReader};
 use crate::net::PeerAddr;
 use crate::state::{StateError, StateReader, StateWriter};
-use crate::{Context, Handle, Input, Peer, Saved};
+use crate::{Context, Input, Peer, Saved};
 
 /// How far a login is.
 pub(super) struct Login {
@@ -351,15 +352,6 @@ fn tell<S: MessageHost>(ctx: &mut Context<'_, S>, refusal: Refusal) {
     // Its texts are ours, and fit.
     if message::write_array(&mut messages.scratch, &verdict).is_ok() {
         ctx.conns.write(ctx.id, &messages.scratch);
-    }
-}
-
-/// One of the checks that may run at once, from when it begins until it is over, or dropped without having run.
-struct HashingPlace<S: MessageHost>(Handle<S>);
-
-impl<S: MessageHost> Drop for HashingPlace<S> {
-    fn drop(&mut self) {
-        self.0.run_anyway(|server, room| server.messages().hashing.done(room.conns));
     }
 }
 

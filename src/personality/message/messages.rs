@@ -5,17 +5,17 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::client_context::ClientContext;
-use super::credential::Memory;
 use super::database::AccountsDatabase;
 use super::default_account::DefaultAccounts;
 use super::dialect::Dialect;
 use super::handler::{Answer, Handler, Own, Processed, Registered};
-use super::logins::{Line, Places};
-use super::penalties::{Penalties, Source};
+use super::hashing::Hashing;
+use super::logins::Places;
+use super::penalties::Penalties;
 use super::session::Session;
 use crate::codec::message::{ARRAY_MAX_BYTES, Elements};
 use crate::logging::Quiet;
@@ -111,7 +111,7 @@ impl Messages {
             dialect: Dialect::default(),
             dialects: BTreeMap::new(),
             places: Places::new(LOGINS_MAX),
-            hashing: Hashing::new(HASHING_JOBS),
+            hashing: Hashing::default(),
             penalties: Penalties::default(),
             counters: Counters::default(),
             quiet: Quiets { failure: quiet(), timeout: quiet(), crowd: quiet(), unknown: quiet() },
@@ -162,7 +162,7 @@ impl Messages {
     /// Passwords that are checked at once, each with 19 MiB on a thread of the offload pool; at least 1, and no use above
     /// `Limits::offload_threads`. Others wait their turn. Default 2.
     pub fn set_hashing_jobs(&mut self, jobs: usize) -> &mut Self {
-        self.hashing.most = jobs.max(1);
+        self.hashing.set_most(jobs);
         self
     }
 
@@ -336,88 +336,8 @@ impl Joining<'_> {
     }
 }
 
-/// How many passwords are being checked, and who waits for that. A check takes 26 ms and 19 MiB, so there are few at once.
-#[derive(Debug)]
-pub(super) struct Hashing {
-    most: usize,
-    /// Checks that run, also of clients who have left meanwhile: what they cost is spent all the same.
-    running: usize,
-    line: Line,
-    /// Memory for the next checks.
-    spare: Arc<Mutex<Vec<Memory>>>,
-}
-
-impl Hashing {
-    fn new(most: usize) -> Self {
-        Self { most, running: 0, line: Line::default(), spare: Arc::default() }
-    }
-
-    /// Whether the check of that login may begin: then [`done`](Self::done) follows. Else it waits in line, and is woken to
-    /// ask again.
-    pub(super) fn ask(&mut self, id: ConnId, source: Source, conns: &mut Conns) -> bool {
-        let first = self.line.first();
-        if self.running >= self.most || first.is_some_and(|first| first != id) {
-            self.line.join(id, source);
-            self.wake_next(conns);
-            return false;
-        }
-        self.line.serve_first();
-        self.running += 1;
-        self.wake_next(conns);
-        true
-    }
-
-    /// Memory for a check that may begin. As long as others wait the next one has it again; then it is the system's.
-    pub(super) fn memory(&self) -> Lent {
-        let memory = lock(&self.spare).pop().unwrap_or_default();
-        Lent { memory, back: self.line.first().map(|_| Arc::clone(&self.spare)) }
-    }
-
-    /// That login does not wait any more, if it did.
-    pub(super) fn leave(&mut self, id: ConnId, conns: &mut Conns) {
-        self.line.leave(id);
-        self.wake_next(conns);
-    }
-
-    /// A check is over.
-    pub(super) fn done(&mut self, conns: &mut Conns) {
-        self.running -= 1;
-        self.wake_next(conns);
-    }
-
-    fn wake_next(&mut self, conns: &mut Conns) {
-        while let Some(first) = self.line.first().filter(|_| self.running < self.most) {
-            if conns.is_open(first) {
-                return conns.wake(first);
-            }
-            self.line.leave(first);
-        }
-    }
-}
-
-/// Memory for one check.
-pub(super) struct Lent {
-    pub(super) memory: Memory,
-    back: Option<Arc<Mutex<Vec<Memory>>>>,
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        if let Some(back) = &self.back {
-            lock(back).push(std::mem::take(&mut self.memory));
-        }
-    }
-}
-
-/// Whatever became of a thread that held it: a list of memory is whole.
-fn lock(spare: &Mutex<Vec<Memory>>) -> MutexGuard<'_, Vec<Memory>> {
-    spare.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Logins under way at once, of everybody together. At it, and of a source that has as many as are left, a client is told to
 /// try again later.
 const LOGINS_MAX: usize = 1024;
 /// As the original's.
 const LOGIN_TIME: Duration = Duration::from_secs(2);
-/// As many as `Limits::offload_threads`.
-const HASHING_JOBS: usize = 2;

@@ -159,6 +159,7 @@ mod database;
 mod default_account;
 mod dialect;
 mod handler;
+mod hashing;
 mod login;
 mod logins;
 mod messages;
