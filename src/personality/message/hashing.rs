@@ -15,8 +15,7 @@ pub(super) struct Hashing {
     /// Checks that run, also of clients who have left meanwhile: what they cost is spent all the same.
     running: usize,
     line: Line,
-    /// Memory for the next checks.
-    spare: Arc<Mutex<Vec<Memory>>>,
+    spare: Arc<Mutex<Spare>>,
 }
 
 impl Default for Hashing {
@@ -37,31 +36,42 @@ impl Hashing {
         let first = self.line.first();
         if self.running >= self.most || first.is_some_and(|first| first != id) {
             self.line.join(id, source);
-            self.wake_next(conns);
+            self.settle(conns);
             return false;
         }
         self.line.serve_first();
         self.running += 1;
-        self.wake_next(conns);
+        self.settle(conns);
         true
     }
 
-    /// Memory for a check that may begin. As long as others wait the next one has it again; then it is the system's.
+    /// Memory for a check that may begin.
     pub(super) fn memory(&self) -> Lent {
-        let memory = lock(&self.spare).pop().unwrap_or_default();
-        Lent { memory, back: self.line.first().map(|_| Arc::clone(&self.spare)) }
+        let memory = lock(&self.spare).kept.pop().unwrap_or_default();
+        Lent { memory, spare: Arc::clone(&self.spare) }
     }
 
     /// That login does not wait any more, if it did.
     pub(super) fn leave(&mut self, id: ConnId, conns: &mut Conns) {
         self.line.leave(id);
-        self.wake_next(conns);
+        self.settle(conns);
     }
 
     /// A check is over.
     pub(super) fn done(&mut self, conns: &mut Conns) {
         self.running -= 1;
+        self.settle(conns);
+    }
+
+    /// Somebody has come, begun, ended or left.
+    fn settle(&mut self, conns: &mut Conns) {
         self.wake_next(conns);
+        let mut spare = lock(&self.spare);
+        spare.wanted = self.line.first().is_some();
+        // Whoever it was kept for has left, and there is no other thread to do it.
+        if !spare.wanted && self.running == 0 {
+            spare.kept.clear();
+        }
     }
 
     fn wake_next(&mut self, conns: &mut Conns) {
@@ -83,24 +93,106 @@ impl<S: MessageHost> Drop for HashingPlace<S> {
     }
 }
 
-/// Memory for one check.
+/// Memory that checks have had, for the next ones: as long as any wait.
+#[derive(Debug, Default)]
+struct Spare {
+    wanted: bool,
+    kept: Vec<Memory>,
+}
+
+/// Memory for one check. When that ends, the next has it or, if none waits, the system: on the thread of the check, since to
+/// give it back takes milliseconds.
 pub(super) struct Lent {
     pub(super) memory: Memory,
-    back: Option<Arc<Mutex<Vec<Memory>>>>,
+    spare: Arc<Mutex<Spare>>,
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        if let Some(back) = &self.back {
-            lock(back).push(std::mem::take(&mut self.memory));
+        let mut spare = lock(&self.spare);
+        if spare.wanted {
+            spare.kept.push(std::mem::take(&mut self.memory));
+            return;
         }
+        let left = std::mem::take(&mut spare.kept);
+        drop(spare);
+        drop(left);
     }
 }
 
 /// Whatever became of a thread that held it: a list of memory is whole.
-fn lock(spare: &Mutex<Vec<Memory>>) -> MutexGuard<'_, Vec<Memory>> {
+fn lock(spare: &Mutex<Spare>) -> MutexGuard<'_, Spare> {
     spare.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// As many as `Limits::offload_threads`.
 const HASHING_JOBS: usize = 2;
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+    use std::time::{Duration, Instant};
+
+    use super::super::server::MessageServer;
+    use super::*;
+    use crate::config::{Limits, ListenAt};
+    use crate::mux::Mux;
+
+    /// Has `test` ask for four clients that are connected.
+    fn with_clients(test: impl FnOnce([ConnId; 4], &mut Conns)) {
+        let mut mux = Mux::new(MessageServer::new("test"), Limits::default()).unwrap();
+        let address = mux.listen(&ListenAt::tcp("127.0.0.1", 0)).unwrap().to_string();
+        let _clients = [(); 4].map(|()| TcpStream::connect(&address).unwrap());
+        let until = Instant::now() + Duration::from_secs(60);
+        while mux.conns().metrics().open < 4 {
+            assert!(Instant::now() < until, "{:?}", mux.conns().metrics());
+            mux.turn(Some(Duration::from_secs(1))).unwrap();
+        }
+        mux.enter(|_, room| {
+            let ids: Vec<ConnId> = room.clients.iter().map(|(id, _)| id).collect();
+            test(ids.try_into().unwrap(), room.conns);
+        });
+    }
+
+    /// Begins a check, if its turn has come.
+    fn begin(hashing: &mut Hashing, id: ConnId, conns: &mut Conns) -> Option<Lent> {
+        hashing.ask(id, Source::Unknown, conns).then(|| hashing.memory())
+    }
+
+    fn end(hashing: &mut Hashing, lent: Option<Lent>, conns: &mut Conns) {
+        drop(lent.expect("it has begun"));
+        hashing.done(conns);
+    }
+
+    #[test]
+    fn memory_is_kept_for_those_who_wait_and_none_after_the_last_check() {
+        with_clients(|ids, conns| {
+            let mut hashing = Hashing::default();
+            let [a, b, c, d] = ids.map(|id| begin(&mut hashing, id, conns));
+            assert!(c.is_none() && d.is_none(), "two at once");
+            end(&mut hashing, a, conns);
+            let c = begin(&mut hashing, ids[2], conns);
+            end(&mut hashing, b, conns);
+            let d = begin(&mut hashing, ids[3], conns);
+            end(&mut hashing, c, conns);
+            end(&mut hashing, d, conns);
+            assert_eq!(lock(&hashing.spare).kept.len(), 0);
+        });
+    }
+
+    #[test]
+    fn memory_that_was_kept_for_one_who_leaves_is_not_kept_on() {
+        with_clients(|ids, conns| {
+            let mut hashing = Hashing::default();
+            hashing.set_most(1);
+            let [a, ..] = ids.map(|id| begin(&mut hashing, id, conns));
+            hashing.leave(ids[3], conns);
+            end(&mut hashing, a, conns);
+            let b = begin(&mut hashing, ids[1], conns);
+            end(&mut hashing, b, conns);
+            assert_eq!(lock(&hashing.spare).kept.len(), 1, "for the third");
+            hashing.leave(ids[2], conns);
+            assert_eq!(lock(&hashing.spare).kept.len(), 0);
+        });
+    }
+}
