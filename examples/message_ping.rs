@@ -53,7 +53,7 @@ impl Handler for PingHandler {
 fn main() -> ExitCode {
     account_command().unwrap_or_else(|| {
         let mut server = MessageServer::new("message_ping");
-        server.about("Answers ping with pong, behind a login. Its accounts: --hash_password, --make_token.");
+        server.about("Pong for each ping, behind a login; accounts: --hash_password, --make_token.");
         server.conf_file_if_exists("config/message_ping.toml");
         server.add_handler(PingHandler).add_handler(StatusHandler).add_handler(ExitHandler);
         lineplex::run(server)
