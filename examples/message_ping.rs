@@ -1,11 +1,12 @@
 //! A message server: "ping" is answered with "pong" and how often this client had it before.
 //!
 //!     cargo run --features auth --example message_ping
-//!     cargo run --features auth --example message_ping -- --port /tmp/ping.sock\|unix --dialect status
+//!     printf '\0\0\0\4test\0\0\0\00512345\0\5ping\0' | nc -N 127.0.0.1 20203 | tr '\0' ' '
 //!
-//! The clients of Passenger 3 speak to it, and with `--dialect status` those of Passenger 5 and 6: account `test`, password
-//! `12345`. For accounts of your own, `--hash_password` reads a password from standard input and prints what goes into the
-//! accounts file, and `--make_token` prints a random secret for a program, with what goes into the file.
+//! The second is a name, a password and a request. `MessageClient` and the clients of Passenger 3 speak to it, and with
+//! `--dialect status` those of Passenger 5 and 6: account `test`, password `12345`. For accounts of your own,
+//! `--hash_password` reads a password from standard input and prints what goes into the accounts file, and `--make_token`
+//! prints a random secret for a program, with what goes into the file.
 
 use std::io;
 use std::process::ExitCode;

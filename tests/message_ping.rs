@@ -44,7 +44,8 @@ fn a_unix_socket_is_its_owners_alone_and_speaks_the_dialect_that_is_asked_for() 
     let port = format!("{}|unix", path.display());
     let mut child =
         Child::spawn(Command::new(example("message_ping")).args(["--port", &port, "--dialect", "status"]));
-    child.wait_for("listening on");
+    let line = child.wait_for("listening on");
+    assert!(line.ends_with(&format!("; try: a message client at unix:{}", path.display())), "{line}");
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o700);
     let mut client = MessageClient::connect_unix(&path).unwrap();
     client.login("test", "12345", Dialect::Status).unwrap();

@@ -6,6 +6,7 @@ use super::peer::Peer;
 use crate::config::Config;
 #[cfg(feature = "config")]
 use crate::config::ConfigBuilder;
+use crate::net::LocalAddr;
 use crate::slots::ConnId;
 use crate::state::{StateReader, StateWriter};
 use crate::{Error, ErrorKind, Result};
@@ -115,6 +116,12 @@ pub trait Server: Sized + 'static {
     fn pre_loop_hook(&mut self, room: &mut Room<'_, Self>) -> Result<()> {
         let _ = room;
         Ok(())
+    }
+
+    /// How somebody on the same machine tries the server at `addr`: what the log says behind `listening on ADDRESS; try: `.
+    /// Without it: the command that sends it lines ([`LocalAddr::hint`]).
+    fn try_hint(&self, addr: &LocalAddr) -> String {
+        addr.hint()
     }
 
     /// A client was taken from a listener; nothing is decided yet.

@@ -64,15 +64,26 @@ impl LocalAddr {
     /// ```
     #[must_use]
     pub fn hint(&self) -> String {
-        match self {
-            Self::Ip(addr) => {
-                let ip = match addr.ip() {
-                    ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-                    ip => ip,
-                };
-                format!("telnet {ip} {}", addr.port())
-            }
+        match self.near() {
+            Self::Ip(addr) => format!("telnet {} {}", addr.ip(), addr.port()),
             Self::Unix(path) => format!("nc -U {}", path.display()),
+        }
+    }
+
+    /// The address at which the same host reaches it: of a wildcard the loopback address, else itself.
+    ///
+    /// ```
+    /// use lineplex::net::LocalAddr;
+    ///
+    /// assert_eq!(LocalAddr::Ip("0.0.0.0:7".parse().unwrap()).near().to_string(), "127.0.0.1:7");
+    /// ```
+    #[must_use]
+    pub fn near(&self) -> Self {
+        match self {
+            Self::Ip(addr) if addr.ip().is_unspecified() => {
+                Self::Ip((Ipv4Addr::LOCALHOST, addr.port()).into())
+            }
+            other => other.clone(),
         }
     }
 

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use crate::config::{Config, ConfigBuilder, OnHup, Outcome};
 use crate::logging::{self, Quiet};
 use crate::mux::{Ended, Mux, Server, Woke};
-use crate::net::Listener;
+use crate::net::{Listener, LocalAddr};
 use crate::signals::Signals;
 use crate::sys::{self, Inherited};
 use crate::{Error, ErrorKind, Result};
@@ -254,8 +254,9 @@ fn fresh<S: Server>(
         around.fails(&error);
         return fatal(mux.server(), &error);
     }
-    for (_, addr) in mux.conns().local_addrs() {
-        log::info!("listening on {addr}; try: {}", addr.hint());
+    let addrs: Vec<LocalAddr> = mux.conns().local_addrs().map(|(_, addr)| addr).collect();
+    for addr in addrs {
+        log::info!("{}", listening(mux.server(), &addr));
     }
     if let Err(error) = life.ready() {
         return fatal(mux.server(), &error);
@@ -311,6 +312,11 @@ fn set_up<S: Server>(mux: &mut Mux<S>, config: &Config, signals: Signals, around
     mux.enter(|server, room| server.pre_loop_hook(room))?;
     mux.set_tick(config.check_for_dequeue);
     Ok(())
+}
+
+/// Where the server listens, and how to try it.
+fn listening<S: Server>(server: &S, addr: &LocalAddr) -> String {
+    format!("listening on {addr}; try: {}", server.try_hint(addr))
 }
 
 /// The loop and the close.

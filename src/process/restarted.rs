@@ -9,11 +9,11 @@ use std::time::Duration;
 use super::around::Around;
 use super::handover::{Heir, Restart, Sorted, Trial};
 use super::image::Image;
-use super::{configured, refuse_no_file, serve, set_up, take_signals};
+use super::{configured, listening, refuse_no_file, serve, set_up, take_signals};
 use crate::config::Config;
 use crate::logging::Logger;
 use crate::mux::{Mux, Server};
-use crate::net::{LocalAddr, OwnedPath};
+use crate::net::OwnedPath;
 use crate::signals::Signals;
 use crate::sys::{self, Inherited};
 use crate::{Error, ErrorKind, Result};
@@ -99,8 +99,8 @@ pub(super) fn inherit<S: Server>(
     if standby.is_none() && sys::own_pid() != 1 {
         log::warn!("restart {generation} had no standby to go back to: other threads were running");
     }
-    for addr in added {
-        log::info!("listening on {addr}; try: {}", addr.hint());
+    for line in added {
+        log::info!("{line}");
     }
     restart.settle(&mut mux, &around, standby, removed);
     drop(heir);
@@ -113,8 +113,8 @@ struct Taken<S: Server> {
     mux: Mux<S>,
     /// The claims to the paths of its listeners, one for each.
     paths: Vec<Option<OwnedPath>>,
-    /// The addresses of listeners that the image before did not serve.
-    added: Vec<LocalAddr>,
+    /// What is to be said of listeners that the image before did not serve.
+    added: Vec<String>,
     /// The names of those that are to go, its last ones.
     removed: Vec<String>,
 }
@@ -144,7 +144,7 @@ fn take_up<S: Server>(
     let (mut paths, mut added) = (Vec::new(), Vec::new());
     for mut kept in sorted.open.into_iter().chain(sorted.removed) {
         paths.push(kept.take_path());
-        added.extend(kept.is_new.then(|| kept.listener.local_addr()));
+        added.extend(kept.is_new.then(|| listening(mux.server(), &kept.listener.local_addr())));
         mux.take_over_listener(kept.listener, kept.paused)?;
     }
     mux.restore(heir.loop_reader()?, &mut |fd| inherited.take(fd))?;

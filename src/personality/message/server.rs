@@ -9,6 +9,7 @@ use super::rights::RightNames;
 use super::session::Session;
 use super::settings::Settings;
 use crate::config::{Config, ConfigBuilder};
+use crate::net::LocalAddr;
 use crate::state::StateReader;
 use crate::{Closing, Error, ErrorKind, Peer, Result, Room, Server, sys};
 
@@ -20,7 +21,7 @@ use crate::{Closing, Error, ErrorKind, Peer, Result, Room, Server, sys};
 ///
 /// fn main() -> std::process::ExitCode {
 ///     let mut server = MessageServer::new("deployd");
-///     server.add_handler(StatusHandler::default()).add_handler(ExitHandler);
+///     server.add_handler(StatusHandler).add_handler(ExitHandler);
 ///     lineplex::run(server)
 /// }
 /// ```
@@ -130,6 +131,16 @@ impl Server for MessageServer {
 
     fn pre_loop_hook(&mut self, room: &mut Room<'_, Self>) -> Result<()> {
         self.settings.begin(&mut self.messages, room)
+    }
+
+    /// In the words of [`MessageClient::from_address`](super::MessageClient::from_address) and of Passenger's clients; lines
+    /// that are typed say nothing to it.
+    fn try_hint(&self, addr: &LocalAddr) -> String {
+        let at = match addr.near() {
+            LocalAddr::Ip(addr) => format!("tcp://{addr}"),
+            LocalAddr::Unix(path) => format!("unix:{}", path.display()),
+        };
+        format!("a message client at {at}")
     }
 
     fn reload_hook(&mut self, room: &mut Room<'_, Self>, config: &Config) -> Result<()> {
