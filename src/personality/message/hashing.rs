@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::credential::Memory;
-use super::logins::Line;
+use super::crowd::Line;
 use super::messages::MessageHost;
 use super::penalties::Source;
 use crate::{ConnId, Conns, Handle};

@@ -28,7 +28,7 @@ pub(super) struct Login {
     /// When it is over. None until it begins, and after a restart until the password is there: the deadline of the connection
     /// goes along, and counts.
     until: Option<Instant>,
-    /// Whether it has one of the [`Places`](super::logins::Places), which after a restart it has not.
+    /// Whether it has one of the [`Places`](super::crowd::Places), which after a restart it has not.
     placed: bool,
 }
 

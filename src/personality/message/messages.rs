@@ -9,18 +9,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::client_context::ClientContext;
+use super::crowd::Places;
 use super::database::AccountsDatabase;
 use super::default_account::DefaultAccounts;
 use super::dialect::Dialect;
 use super::handler::{Answer, Handler, Own, Processed, Registered};
 use super::hashing::Hashing;
-use super::logins::Places;
 use super::penalties::Penalties;
 use super::session::Session;
 use crate::codec::message::{ARRAY_MAX_BYTES, Elements};
 use crate::logging::Quiet;
 use crate::state::StateReader;
-use crate::{ConnId, Conns, Result, Server};
+use crate::{ConnId, Conns, Result, Room, Server};
 
 /// A server that has message clients, alone or beside others. [`MessageServer`](super::MessageServer) is the ready one; a
 /// server of your own, with hooks or with other kinds of clients on the same loop, implements this and has [`Session`] as
@@ -275,6 +275,20 @@ impl Messages {
         let own = self.handlers[at].restore(state)?;
         state.finish()?;
         Ok(own)
+    }
+}
+
+/// Closes the clients whose account is gone since a restart or a reload; for `pre_loop_hook` and `reload_hook`, where
+/// [`Settings::begin`](super::Settings::begin) and [`Settings::reload`](super::Settings::reload) do it. Whoever has an account
+/// of that name still, stays, with the rights that it has now; also if its secret is another one. To be rid of such a client,
+/// remove the account, reload, and add it again.
+pub fn close_orphans<S: MessageHost>(room: &mut Room<'_, S>, accounts: &AccountsDatabase) {
+    let conns = &mut *room.conns;
+    for (id, client) in room.clients.iter_mut() {
+        if S::session(client).is_some_and(|session| !session.follow_account(accounts)) {
+            log::warn!("connection {id}: closed, its account is gone");
+            conns.close(id);
+        }
     }
 }
 

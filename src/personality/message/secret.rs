@@ -1,8 +1,9 @@
-//! Random bytes of the operating system, and secrets made of them.
+//! Random bytes of the operating system, secrets made of them, and what keeps secrets in the memory of this process.
 
 use zeroize::Zeroizing;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::sys;
 
 /// A random secret of 43 characters of `a` to `z`, `A` to `Z`, `0` to `9`, all equally likely: 256 bits, which fit in
 /// addresses and environments as they are. It is wiped when it is dropped; its `Debug` shows it, so do not log it.
@@ -28,6 +29,17 @@ pub fn url_safe_secret() -> Result<Zeroizing<String>> {
         secret.extend(bytes.iter().filter_map(|byte| symbol(*byte)).take(wanted));
     }
     Ok(secret)
+}
+
+/// Keeps what this process has in memory from others of its user: no core is dumped, and on Linux no debugger can attach.
+/// For good, and to be called by each image anew: in `pre_loop_hook`.
+///
+/// # Errors
+/// [`ErrorKind::Io`]: `setrlimit(2)` or `prctl(2)` refuses.
+pub fn harden_process() -> Result<()> {
+    sys::harden_process().map_err(|error| {
+        Error::with_source(ErrorKind::Io, "core dumps cannot be switched off (core_dumps)", error)
+    })
 }
 
 /// The symbol for a random byte; `None` for the eight values that are left over when 256 are dealt to 62 symbols.

@@ -11,7 +11,7 @@ use super::settings::Settings;
 use crate::config::{Config, ConfigBuilder};
 use crate::net::LocalAddr;
 use crate::state::StateReader;
-use crate::{Closing, Error, ErrorKind, Peer, Result, Room, Server, sys};
+use crate::{Closing, Peer, Result, Room, Server};
 
 /// A message server whose every setting can stand in its configuration file. Add handlers and [run](crate::run) it:
 ///
@@ -158,29 +158,5 @@ impl fmt::Debug for MessageServer {
             .field("name", &self.name)
             .field("messages", &self.messages)
             .finish_non_exhaustive()
-    }
-}
-
-/// Keeps what this process has in memory from others of its user: no core is dumped, and on Linux no debugger can attach.
-/// For good, and to be called by each image anew: in `pre_loop_hook`.
-///
-/// # Errors
-/// [`ErrorKind::Io`]: `setrlimit(2)` or `prctl(2)` refuses.
-pub fn harden_process() -> Result<()> {
-    sys::harden_process().map_err(|error| {
-        Error::with_source(ErrorKind::Io, "core dumps cannot be switched off (core_dumps)", error)
-    })
-}
-
-/// Closes the clients whose account is gone since a restart or a reload; for `pre_loop_hook` and `reload_hook`, where
-/// [`Settings::begin`] and [`Settings::reload`] do it. Whoever has an account of that name still, stays, with the rights that
-/// it has now; also if its secret is another one. To be rid of such a client, remove the account, reload, and add it again.
-pub fn close_orphans<S: MessageHost>(room: &mut Room<'_, S>, accounts: &AccountsDatabase) {
-    let conns = &mut *room.conns;
-    for (id, client) in room.clients.iter_mut() {
-        if S::session(client).is_some_and(|session| !session.follow_account(accounts)) {
-            log::warn!("connection {id}: closed, its account is gone");
-            conns.close(id);
-        }
     }
 }

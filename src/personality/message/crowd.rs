@@ -1,4 +1,4 @@
-//! The logins that are under way: how many there may be, and in which order their passwords are checked.
+//! A crowd of logins under way: how many there may be, and in which order their passwords are checked.
 //!
 //! Values only. Both questions are answered by where a login comes from, so that nobody who opens many connections can keep
 //! others out: not by taking all places ([`Places`]), and not by standing in front of everybody ([`Line`]).
