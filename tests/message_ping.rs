@@ -6,11 +6,11 @@
 mod common;
 
 use std::fs::{self, File};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use common::messages::{array, login};
+use common::messages::{array, login, printed};
 use common::{Child, Client, TempDir, example};
 use lineplex::personality::message::{Dialect, MessageClient};
 
@@ -159,15 +159,9 @@ fn settings_that_make_no_sense_are_refused_by_name() {
     assert!(Command::new(example("message_ping")).args(fine).status().unwrap().success());
 }
 
-/// What the example prints for a password on its standard input.
+/// Of a password, made by the example.
 fn hash_of(password: &str) -> String {
-    let mut command = Command::new(example("message_ping"));
-    let mut child =
-        command.arg("--hash_password").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(format!("{password}\n").as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success());
-    let line = String::from_utf8(output.stdout).unwrap();
+    let line = printed("--hash_password", &format!("{password}\n"));
     line.strip_prefix("password = \"").unwrap().trim_end().strip_suffix('"').unwrap().to_owned()
 }
 

@@ -7,11 +7,11 @@
 mod common;
 
 use std::fs::{self, Permissions};
-use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
+use common::messages::printed;
 use common::{Child, TempDir, example};
 use lineplex::personality::message::{ClientError, Credential, Dialect, MessageClient};
 
@@ -101,16 +101,6 @@ fn may_inspect(client: &mut MessageClient) -> bool {
         assert!(text.lines().any(|line| line.starts_with("open ")), "{text}");
     }
     passed
-}
-
-/// What `message_ping OPTION` prints.
-fn printed(option: &str, input: &str) -> String {
-    let mut command = Command::new(example("message_ping"));
-    let mut child = command.arg(option).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success());
-    String::from_utf8(output.stdout).unwrap()
 }
 
 /// An entry of the accounts file with a token, which is quicker than a password.

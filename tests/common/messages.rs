@@ -1,6 +1,8 @@
 //! What the tests of message servers share: messages as bytes, a server with accounts, and one whose turns the test makes.
 
+use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use lineplex::Mux;
@@ -8,7 +10,7 @@ use lineplex::codec::message::{write_array, write_scalar};
 use lineplex::config::{Limits, ListenAt};
 use lineplex::personality::message::{Credential, MessageHost, MessageServer, Messages, Rights};
 
-use super::{Client, DEADLINE};
+use super::{Client, DEADLINE, example};
 
 pub(crate) const BANNER: &str = "000a76657273696f6e003100";
 pub(crate) const OK: &str = "00036f6b00";
@@ -57,6 +59,19 @@ pub(crate) fn server(build: impl FnOnce(&mut Messages)) -> MessageServer {
 }
 
 pub(crate) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+/// What `message_ping OPTION` prints.
+pub(crate) fn printed(option: &str, input: &str) -> String {
+    let mut command = Command::new(example("message_ping"));
+    let mut child =
+        command.arg(option).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+    let mut stdin = child.stdin.take().expect("it is a pipe");
+    stdin.write_all(input.as_bytes()).expect("it is read");
+    drop(stdin);
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).expect("it is text")
+}
 
 /// A [`server`] whose turns the test makes itself, so that it knows what has happened and what has not.
 pub(crate) struct Driven {
