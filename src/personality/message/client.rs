@@ -151,9 +151,9 @@ impl MessageClient {
     /// Reads what a server says before the reply to a command that needs rights.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with the server's sentence if the account has not the rights, after which the server
-    /// closes. [`ClientError::Io`]: `UnexpectedEof` when it closes without one, `InvalidData` for any other message, and
-    /// what else reading can fail with.
+    /// [`ClientError::Refused`] with the server's sentence if the account has not the rights, after which some commands
+    /// close the connection. [`ClientError::Io`]: `UnexpectedEof` when it closes without one, `InvalidData` for any other
+    /// message, and what else reading can fail with.
     pub fn check_security(&mut self) -> Result<(), ClientError> {
         self.stream.begin();
         let said = self.expect_array()?;

@@ -8,7 +8,7 @@ use super::messages::MessageHost;
 use super::penalties::Source;
 use crate::{ConnId, Conns, Handle};
 
-/// How many passwords are being checked, and who waits for that. A check takes 26 ms and 19 MiB, so there are few at once.
+/// How many passwords are being checked, and who waits for that. Each takes some 25 ms and 19 MiB, so there are few at once.
 #[derive(Debug)]
 pub(super) struct Hashing {
     most: usize,

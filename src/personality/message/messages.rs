@@ -130,7 +130,8 @@ impl Messages {
     }
 
     /// How long a login may take, everything together, also until its password is checked: whoever is not in by then is
-    /// closed without a word. Default 2 s, in which two cores check some 150 passwords.
+    /// closed without a word. Default 2 s, in which two cores check some 150 passwords. Who has not sent the password when the
+    /// server restarts, has for the check as long again.
     ///
     /// # Panics
     /// Zero, with which nobody could log in.

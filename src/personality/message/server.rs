@@ -26,6 +26,9 @@ use crate::{Closing, Peer, Result, Room, Server};
 /// }
 /// ```
 ///
+/// Its settings are those of the configuration, or their defaults: they replace what the program has set on its
+/// [`Messages`] before.
+///
 /// With hooks, settings or other clients of your own, write a [`Server`] that has a [`Messages`] and implements
 /// [`MessageHost`], in which these hooks are one call each: `configure_hook` → [`Settings::declare`], `post_configure_hook` →
 /// [`Settings::apply`], `client` → [`Session::new`], `restore_client` → [`Session::restore`], `pre_loop_hook` →
@@ -71,8 +74,8 @@ impl MessageServer {
         self
     }
 
-    /// How long a client may take to log in; the setting `login_seconds` of a configuration wins. See
-    /// [`Messages::set_login_timeout`].
+    /// How long a client may take to log in; the setting `login_seconds` of a configuration wins, and as for that, more than
+    /// an hour refuses to start. See [`Messages::set_login_timeout`].
     ///
     /// # Panics
     /// Zero.
