@@ -78,6 +78,11 @@ impl fmt::Debug for Account {
     }
 }
 
+/// Longest name that a client can send, as in the original.
+pub(super) const NAME_MAX_BYTES: usize = 100;
+/// Longest password or token that it can send.
+pub(super) const SECRET_MAX_BYTES: usize = 100;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use zeroize::Zeroizing;
 
+use super::account::SECRET_MAX_BYTES;
 use super::credential::{Credential, hash_password};
-use super::login::PASSWORD_MAX_BYTES;
 use super::secret::url_safe_secret;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -53,7 +53,7 @@ pub fn account_command() -> Option<ExitCode> {
 fn hashed(from: impl BufRead) -> Result<String> {
     let refuse = |why: &str| Err(Error::new(ErrorKind::Config, why));
     // Enough from the beginning, as a buffer that grows leaves copies behind: two bytes too many, one of which may be a CR.
-    let mut password = Zeroizing::new(Vec::with_capacity(PASSWORD_MAX_BYTES as usize + 2));
+    let mut password = Zeroizing::new(Vec::with_capacity(SECRET_MAX_BYTES + 2));
     for byte in from.bytes().take(password.capacity()) {
         match byte {
             Ok(b'\n') => break,
@@ -66,7 +66,7 @@ fn hashed(from: impl BufRead) -> Result<String> {
     if password.is_empty() {
         return refuse("there is no password on standard input; try: program --hash_password < FILE");
     }
-    if password.len() > PASSWORD_MAX_BYTES as usize {
+    if password.len() > SECRET_MAX_BYTES {
         return refuse("the password has more than the 100 bytes that a client can send");
     }
     Ok(format!("password = \"{}\"", hash_password(&password)?))

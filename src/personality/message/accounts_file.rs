@@ -12,8 +12,8 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
+use super::account::NAME_MAX_BYTES;
 use super::credential::Credential;
-use super::default_account::NAME_MAX_BYTES;
 use super::rights::{RightNames, Rights};
 use crate::config::file;
 use crate::config::node::{At, Entry, Kind, Mistakes, Node, hint};

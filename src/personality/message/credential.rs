@@ -376,7 +376,7 @@ fn refusal(why: String) -> Error {
     Error::new(ErrorKind::Config, why)
 }
 
-/// Longest password and token, in bytes; a longer one is wrong, after the same work.
+/// Longest password and token, in bytes; a longer one is wrong, after the same work. A client of a message server can send 100.
 pub const PASSWORD_MAX_BYTES: usize = 1024;
 /// Shortest token: 128 bits, if they are random.
 pub const TOKEN_MIN_BYTES: usize = 16;

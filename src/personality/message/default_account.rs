@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::account::Account;
+use super::account::{Account, NAME_MAX_BYTES, SECRET_MAX_BYTES};
 use super::credential::Credential;
 use super::database::AccountsDatabase;
 use super::rights::Rights;
@@ -43,7 +43,7 @@ impl AccountsDatabase {
 
     /// The same with a name that is known to be one.
     fn make_default(&self, directory: &Path, name: &str, rights: Rights) -> Result<(Arc<Account>, FileId)> {
-        let mut token = Zeroizing::new([0; TOKEN_BYTES]);
+        let mut token = Zeroizing::new([0; SECRET_MAX_BYTES]);
         fill_random(&mut *token)?;
         let credential = Credential::token(&*token)?;
         let written = Directory::open(directory).and_then(|opened| opened.put(&file_name(name), &*token));
@@ -80,7 +80,7 @@ impl DefaultAccounts {
         for (name, rights) in std::mem::take(&mut self.wanted) {
             let refuse = |cause| failed("read", &self.directory, &name, cause);
             let directory = Directory::open(&self.directory).map_err(refuse)?;
-            let mut token = Zeroizing::new([0; TOKEN_BYTES]);
+            let mut token = Zeroizing::new([0; SECRET_MAX_BYTES]);
             let read = directory.read(&file_name(&name), &mut *token).map_err(refuse);
             if read.is_err() {
                 fill_random(&mut *token)?;
@@ -147,11 +147,6 @@ fn failed(verb: &str, directory: &Path, name: &str, cause: std::io::Error) -> Er
     let file = directory.join(file_name(name));
     Error::with_source(kind, format!("cannot {verb} {}", file.display()), cause)
 }
-
-/// As long as the protocol lets a user name be.
-pub(super) const NAME_MAX_BYTES: usize = 100;
-/// As long as the protocol lets a password be.
-const TOKEN_BYTES: usize = 100;
 
 #[cfg(test)]
 mod tests {

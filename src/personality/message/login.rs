@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
-use super::account::Account;
+use super::account::{Account, NAME_MAX_BYTES, SECRET_MAX_BYTES};
 use super::dialect::Dialect;
 use super::hashing::HashingPlace;
 use super::messages::MessageHost;
@@ -47,9 +47,20 @@ enum Step {
     },
 }
 
+impl Step {
+    /// A longer name is refused as soon as it is announced, and so is a longer password.
+    fn name() -> Self {
+        Self::Name(ScalarReader::new(NAME_MAX_BYTES as u32))
+    }
+
+    fn password() -> Self {
+        Self::Password(ScalarReader::new(SECRET_MAX_BYTES as u32))
+    }
+}
+
 impl Default for Login {
     fn default() -> Self {
-        Self::at(Step::Name(ScalarReader::new(USERNAME_MAX_BYTES)), Vec::new())
+        Self::at(Step::name(), Vec::new())
     }
 }
 
@@ -77,8 +88,8 @@ impl Login {
     pub(super) fn restore(state: &mut StateReader<'_>) -> Result<Self, StateError> {
         let (step, name) = (state.u8()?, state.bytes()?);
         let step = match step {
-            NAME => Step::Name(ScalarReader::new(USERNAME_MAX_BYTES)),
-            PASSWORD => Step::Password(ScalarReader::new(PASSWORD_MAX_BYTES)),
+            NAME => Step::name(),
+            PASSWORD => Step::password(),
             REFUSED => Step::Refused { told: true },
             other => return Err(StateError::invalid("a login", other.into())),
         };
@@ -176,7 +187,7 @@ impl Session {
             let Some(value) = reader.take().map(Zeroizing::new) else { continue };
             if refusal == Refusal::NameTooLong {
                 login.name = value.to_vec();
-                login.step = Step::Password(ScalarReader::new(PASSWORD_MAX_BYTES));
+                login.step = Step::password();
             } else {
                 return self.take_password(ctx, value);
             }
@@ -365,9 +376,6 @@ fn source(peer: &Peer) -> Source {
 
 /// The array message `version`, `1`.
 const BANNER: &[u8] = b"\0\x0aversion\x001\0";
-/// As the original's; a longer one is refused as soon as it is announced.
-const USERNAME_MAX_BYTES: u32 = 100;
-pub(super) const PASSWORD_MAX_BYTES: u32 = 100;
 const POOL_FULL_WAIT: Duration = Duration::from_millis(20);
 
 /// In a saved state.

@@ -40,7 +40,7 @@ impl From<IpAddr> for Source {
     }
 }
 
-/// Failures of the last minute, and the delays that they cause.
+/// Failures of the last minute, and the delays that they cause. A restart forgets them.
 ///
 /// ```
 /// use lineplex::personality::message::{Penalties, Source};

@@ -9,9 +9,10 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use zeroize::Zeroizing;
 
+use super::account::NAME_MAX_BYTES;
 use super::accounts_file::{self, AccountsFile, is_weak};
 use super::credential::Credential;
-use super::default_account::{DefaultAccounts, NAME_MAX_BYTES};
+use super::default_account::DefaultAccounts;
 use super::dialect::Dialect;
 use super::messages::{MessageHost, Messages, close_orphans};
 use super::penalties::Penalties;
