@@ -23,8 +23,8 @@ use common::{Client, TempDir};
 use lineplex::codec::message::Elements;
 use lineplex::config::{Limits, ListenAt};
 use lineplex::personality::message::{
-    Answer, ClientContext, Credential, Dialect, ExitHandler, Handler, MessageServer, Messages, Processed,
-    Rights, StatusHandler, Wait,
+    Answer, ClientContext, Credential, Dialect, ExitHandler, Handler, MessageServer, Messages, Penalties,
+    Processed, Rights, StatusHandler, Wait,
 };
 use lineplex::{Ended, Handle, Mux, Room};
 
@@ -234,6 +234,8 @@ fn wrong_names_and_passwords_get_one_verdict_and_the_end_and_a_hashed_one_logs_i
         let hash = Credential::hash(b"secret").expect("a password can be hashed");
         messages.accounts().add(b"hashed", hash, Rights::ALL);
         messages.add_handler(Ping);
+        // Late answers are not what this is about.
+        messages.set_penalties(Penalties::new(Duration::ZERO, Duration::ZERO));
     });
     for (name, password) in
         [("nobody", "12345"), ("test", "wrong"), ("test", ""), ("hashed", "wrong"), ("hashed", ""), ("", "")]
@@ -374,6 +376,7 @@ fn a_request_that_nobody_takes_closes_its_connection_and_all_handlers_hear_of_it
     }
     first.send([array(&["unknown"]), array(&["known"])].concat());
     first.expect_eof();
+    first.half_close();
     expect_told(&told, &["a unknown of 1", "b unknown of 1", "a gone 1", "b gone 1"]);
     second.send(array(&["known"]));
     second.expect(array(&["taken", "a"]));
@@ -392,6 +395,7 @@ fn an_empty_request_closes_and_no_handler_sees_it() {
         let mut client = served.client();
         client.send(hex(bytes));
         client.expect_eof();
+        client.half_close();
         expect_told(&told, &[&format!("a new {}", at + 1), &format!("a gone {}", at + 1)]);
     }
 }
@@ -408,6 +412,7 @@ fn a_handler_that_fails_or_panics_costs_its_own_client_only() {
         let mut client = served.client();
         client.send(array(&[word]));
         assert_eq!(client.next_to_eof().unwrap_or_default(), b"");
+        client.half_close();
         let number = at + 2;
         let expected =
             [format!("a new {number}"), format!("a {word} of {number}"), format!("a gone {number}")];
@@ -427,6 +432,7 @@ fn a_handler_that_closes_the_client_is_the_last_to_hear_of_its_requests() {
         let mut client = served.client();
         client.send(array(&[word, "and", "more"]).repeat(3));
         assert_eq!(client.next_to_eof().unwrap_or_default(), b"");
+        client.half_close();
         let number = at + 1;
         let expected =
             [format!("a new {number}"), format!("a {word} of {number}"), format!("a gone {number}")];
@@ -500,6 +506,7 @@ fn when_new_client_fails_the_handlers_before_it_hear_of_the_end() {
     });
     let mut client = served.client();
     client.expect_eof();
+    client.half_close();
     expect_told(&told, &["a new 1", "a gone 1"]);
     drop(served);
     assert_eq!(told.recv().ok(), None);
