@@ -75,8 +75,15 @@ impl Listener {
     /// does not resolve or has no address of the wanted version; for a Unix socket a path that is too long, holds a NUL
     /// byte, has no directory, or is taken by anything but a dead socket.
     pub fn bind(at: &ListenAt, limits: &Limits) -> Result<Vec<Self>> {
+        Self::bind_beside(at, limits, &[])
+    }
+
+    /// The same; the error tells where one of the `others` is in the way.
+    fn bind_beside(at: &ListenAt, limits: &Limits, others: &[Other<'_>]) -> Result<Vec<Self>> {
         let backlog = backlog(at);
-        Self::bind_with(at, limits, &|addr, versions| open(addr, versions, backlog, limits))
+        Self::bind_with(at, limits, &|addr, versions| {
+            open(addr, versions, backlog, limits).map_err(|cause| in_the_way(addr, versions, others, cause))
+        })
     }
 
     /// Binds all of `ats`, or none: what was bound is closed again if another one fails.
@@ -84,10 +91,21 @@ impl Listener {
     /// # Errors
     /// [`ErrorKind::Bind`], once for all that failed, one line each, so that everything can be mended in one go.
     pub fn bind_all(ats: &[ListenAt], limits: &Limits) -> Result<Vec<Self>> {
-        let mut listeners = Vec::with_capacity(ats.len());
+        Self::bind_all_beside(ats, limits, &[])
+    }
+
+    /// The same in a process that has `others` open; the errors tell where one of them is in the way.
+    pub(crate) fn bind_all_beside(
+        ats: &[ListenAt],
+        limits: &Limits,
+        others: &[Other<'_>],
+    ) -> Result<Vec<Self>> {
+        let mut listeners: Vec<Self> = Vec::with_capacity(ats.len());
         let mut errors = Vec::new();
         for at in ats {
-            match Self::bind(at, limits) {
+            let stay = listeners.iter().map(|listener| Other { listener, goes: false });
+            let others: Vec<Other<'_>> = others.iter().copied().chain(stay).collect();
+            match Self::bind_beside(at, limits, &others) {
                 Ok(bound) => listeners.extend(bound),
                 Err(error) => errors.push(error),
             }
@@ -297,6 +315,15 @@ impl Listener {
         }
     }
 
+    /// Whether nobody can listen on `addr` because this one listens.
+    fn covers(&self, addr: SocketAddr, versions: Versions) -> bool {
+        let LocalAddr::Ip(own) = &self.local else { return false };
+        own.port() == addr.port()
+            && (own.ip() == addr.ip()
+                || is_part(own.ip(), addr.ip(), versions)
+                || is_part(addr.ip(), own.ip(), self.versions))
+    }
+
     fn source(&mut self) -> io::Result<&mut dyn Source> {
         match &mut self.socket {
             Listening::Tcp(listener) => Ok(listener),
@@ -324,6 +351,14 @@ impl Drop for Listener {
     fn drop(&mut self) {
         self.remove_path();
     }
+}
+
+/// A listener of this server that is open while new ones are bound.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Other<'a> {
+    pub(crate) listener: &'a Listener,
+    /// It is closed when the restart is over.
+    pub(crate) goes: bool,
 }
 
 /// A socket that listens, and what it listens on.
@@ -374,6 +409,27 @@ fn bind_host(host: &str, port: u16, ipv: Ipv, open: Open<'_>) -> Result<Vec<Boun
         return Err(Error::new(ErrorKind::Bind, format!("cannot listen on {}: {why}", shown(host))));
     }
     bind_addrs(&addrs, open)
+}
+
+/// Why `addr` could not be bound: `cause`, or the listener of this server that is in the way, and what to do.
+fn in_the_way(addr: SocketAddr, versions: Versions, others: &[Other<'_>], cause: io::Error) -> io::Error {
+    let found = others.iter().find(|other| other.listener.covers(addr, versions));
+    let (io::ErrorKind::AddrInUse, Some(Other { listener, goes })) = (cause.kind(), found) else {
+        return cause;
+    };
+    let own = listener.local_addr();
+    let what = if *goes {
+        "is to go, but has the port until the restart is over; remove it by one restart and add this one by the next, \
+         or stop the server and start it anew"
+    } else {
+        "has the port already; leave one of the two out"
+    };
+    io::Error::new(cause.kind(), format!("this server's own listener on {own} {what}"))
+}
+
+/// Whether `ip` is among the addresses that the wildcard `of` stands for.
+fn is_part(ip: IpAddr, of: IpAddr, versions: Versions) -> bool {
+    of.is_unspecified() && (of.is_ipv4() == ip.is_ipv4() || versions == Versions::Both)
 }
 
 fn takes(ipv: Ipv, ip: IpAddr) -> bool {
@@ -493,6 +549,8 @@ fn bind_error(shown: &str, port: u16, cause: io::Error) -> Error {
             ": ports below 1024 need root or CAP_NET_BIND_SERVICE; choose a higher port or grant it"
         }
         io::ErrorKind::PermissionDenied => ": the system forbids it",
+        // Somebody has looked who it is.
+        io::ErrorKind::AddrInUse if cause.get_ref().is_some() => "",
         io::ErrorKind::AddrInUse => ": another program listens there; stop it or choose another port",
         _ if is_absent(&cause) => ": this host has no such address; choose one of its own, or *",
         _ => "",

@@ -14,6 +14,7 @@ mod unix;
 pub use crate::sys::Credentials;
 pub use addr::{LocalAddr, PeerAddr};
 pub use listener::Listener;
+pub(crate) use listener::Other;
 pub use stream::Stream;
 pub(crate) use stream::StreamKind;
 pub(crate) use unix::OwnedPath;

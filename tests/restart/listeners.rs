@@ -217,6 +217,40 @@ fn a_new_port_that_is_busy_refuses_the_restart_with_its_reason() {
     server.flow.stop();
 }
 
+/// A listener that is removed serves who waits at it, so it is open while the new ones are opened.
+#[test]
+fn a_new_address_that_a_removed_listener_still_has_is_refused_with_what_to_do() {
+    let stays = "'127.77.1.9:0'";
+    let mut server = Configured::start(&format!("{stays}, '127.77.1.10:0'"));
+    let addr = server.flow.addrs[1].clone();
+    let port = addr.rsplit_once(':').unwrap().1;
+    let mut client = Client::connect(&addr);
+    for new in [format!("*:{port}"), format!("0.0.0.0:{port}"), addr.clone()] {
+        server.listen(&format!("{stays}, '{new}'"));
+        let line = server.flow.refused_restart();
+        let reason = format!(
+            ":{port}: this server's own listener on {addr} is to go, but has the port until the restart is over; \
+             remove it by one restart and add this one by the next, or stop the server and start it anew"
+        );
+        assert!(line.contains(&reason), "{new}: {line}");
+        says(&mut client, "still here");
+    }
+    // Beside one that stays there is no way.
+    server.listen(&format!("{stays}, '127.77.1.10:0', '*:{port}'"));
+    let line = server.flow.refused_restart();
+    let reason = format!("own listener on {addr} has the port already; leave one of the two out");
+    assert!(line.contains(&reason), "{line}");
+    // As it was told.
+    server.listen(stays);
+    server.flow.restart();
+    server.flow.child.wait_for(&format!("no longer listening on {addr}"));
+    server.listen(&format!("{stays}, '{addr}'"));
+    server.flow.restart();
+    says(&mut Client::connect(&addr), "here");
+    says(&mut client, "still here");
+    server.flow.stop();
+}
+
 #[test]
 fn what_was_opened_for_a_restart_that_is_refused_later_is_closed_again() {
     for (who, hook) in [("probe", "post_bind_hook"), ("heir", "pre_loop_hook")] {

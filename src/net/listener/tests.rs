@@ -248,6 +248,44 @@ fn every_failing_address_is_told_at_once_and_none_is_bound() {
     assert!(!path.exists());
 }
 
+/// The error of `new` on the port of `old`, which this server has open.
+#[track_caller]
+fn refused_beside(old: &Listener, new: &str) -> String {
+    let at = ListenAt::tcp(new, tcp_addr(old).port());
+    let others = [Other { listener: old, goes: true }];
+    Listener::bind_all_beside(&[at], &Limits::default(), &others).unwrap_err().chain()
+}
+
+#[test]
+fn a_listener_of_this_server_that_is_in_the_way_is_told_from_another_program() {
+    let mut pairs = vec![("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "0.0.0.0"), ("127.0.0.1", "127.0.0.1")];
+    if has_ipv6() {
+        pairs.extend([("*", "127.0.0.1"), ("127.0.0.1", "*"), ("*", "::1"), ("::1", "*"), ("*", "0.0.0.0")]);
+    }
+    for (old, new) in pairs {
+        let old = bind(&ListenAt::tcp(old, 0));
+        let error = refused_beside(&old, new);
+        let expected = format!(": this server's own listener on {} is to go, but has", old.local_addr());
+        assert!(error.contains(&expected) && !error.contains("another program"), "{new}: {error}");
+    }
+    // Ours has the number on another address.
+    let ours = bind(&ListenAt::tcp("127.99.1.1", 0));
+    let _theirs = TcpListener::bind(("127.99.1.3", tcp_addr(&ours).port())).unwrap();
+    let error = refused_beside(&ours, "127.99.1.3");
+    assert!(error.contains("another program listens there"), "{error}");
+}
+
+#[test]
+fn two_listeners_of_one_configuration_that_exclude_each_other_are_told_so() {
+    let holder = bind(&ListenAt::tcp("127.99.1.2", 0));
+    let port = tcp_addr(&holder).port();
+    drop(holder);
+    let ats = [ListenAt::tcp("127.99.1.2", port), ListenAt::tcp("0.0.0.0", port)];
+    let error = Listener::bind_all(&ats, &Limits::default()).unwrap_err().chain();
+    let expected = format!("listener on 127.99.1.2:{port} has the port already; leave one of the two out");
+    assert!(error.contains(&expected), "{error}");
+}
+
 #[test]
 fn the_remedy_for_a_low_port_names_the_right_that_is_missing() {
     let denied = || io::Error::from(io::ErrorKind::PermissionDenied);

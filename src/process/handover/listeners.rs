@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
 use crate::config::{Ipv, Limits, ListenAddr, ListenAt};
-use crate::net::{Listener, LocalAddr, OwnedPath};
+use crate::net::{Listener, LocalAddr, Other, OwnedPath};
 use crate::state::{StateError, StateReader, StateWriter};
 use crate::{Error, ErrorKind, Result};
 use std::ffi::OsString;
@@ -186,7 +186,10 @@ impl Sorted {
 
     fn open_missing(&mut self, missing: Vec<(usize, ListenAt)>, limits: &Limits) -> Result<()> {
         let ats: Vec<ListenAt> = missing.iter().map(|(_, at)| at.clone()).collect();
-        let mut opened = Listener::bind_all(&ats, limits)?.into_iter().peekable();
+        let stay = self.open.iter().map(|kept| Other { listener: &kept.listener, goes: false });
+        let go = self.removed.iter().map(|kept| Other { listener: &kept.listener, goes: true });
+        let others: Vec<Other<'_>> = stay.chain(go).collect();
+        let mut opened = Listener::bind_all_beside(&ats, limits, &others)?.into_iter().peekable();
         let mut shift = 0;
         for (at, wanted) in missing {
             while let Some(listener) = opened.next_if(|listener| *listener.at() == wanted) {
