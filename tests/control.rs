@@ -95,6 +95,36 @@ fn stop_waits_for_a_callback_that_takes_its_time() {
     assert_eq!(flow.ended().0, Some(0));
 }
 
+/// As long as the callback holds the server nothing can happen to it, so how long the commands wait decides nothing: here
+/// as short as it can be, which is the grace for a busy machine.
+#[test]
+fn a_server_that_does_nothing_is_waited_for_to_the_deadline_and_then_told_with_status_1() {
+    let home = Home::new();
+    let gate = home.path("gate");
+    let listener = UnixListener::bind(&gate).unwrap();
+    let mut flow = Flow::started(&mut home.command());
+    let pid = flow.child.id();
+    let client = flow.client();
+    client.send(format!("wait {}\n", gate.display()));
+    let (busy, _) = listener.accept().unwrap();
+    let reload = ["--reload", "--probe_seconds=0.001", "--quiesce_seconds=0", "--commit_seconds=0.001"];
+    let stop = ["--stop", "--stop_seconds=0"];
+    // At once, so that the deadline passes once.
+    let [mut reloading, mut stopping] = [&reload[..], &stop[..]].map(|words| {
+        let mut command = Command::new(common::example("flow_server"));
+        Child::spawn(command.args([&home.pid_option(), "--wait"]).args(words))
+    });
+    assert_eq!([&mut reloading, &mut stopping].map(|child| child.expect_exit().code()), [Some(1); 2]);
+    reloading.wait_for(&format!("flow_server: pid {pid} has not said within 10 s that it has reloaded"));
+    stopping.wait_for(&format!("flow_server: pid {pid} has not stopped within 10 s"));
+    assert_eq!(home.pid(), Some(pid), "it is still there");
+    // Both were told to it all the same, and the end comes first.
+    drop(busy);
+    let (status, log) = flow.ended();
+    assert_eq!(status, Some(0), "{log}");
+    assert!(!home.log().contains("restart"), "{}", home.log());
+}
+
 // ── nobody there ──
 
 #[test]
