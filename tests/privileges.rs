@@ -338,6 +338,71 @@ fn a_chroot_takes_the_directory_with_it_and_needs_no_names_inside() {
     assert!(log.contains("serving as nobody, group ") && log.contains("closing"), "{log}");
 }
 
+/// Copies a file to where it is found by the same path when `root` is the root.
+#[track_caller]
+fn bring(root: &Path, file: &Path) {
+    let inside = root.join(file.strip_prefix("/").expect("the path is absolute"));
+    fs::create_dir_all(inside.parent().expect("it has a directory")).expect("the root is ours");
+    let copied = Command::new("cp").arg("-L").arg(file).arg(inside).status();
+    assert!(copied.is_ok_and(|status| status.success()), "it cannot be copied");
+}
+
+/// What the system loads to run a program; says so when nobody tells.
+fn libraries(program: &Path) -> Option<Vec<PathBuf>> {
+    let listed = Command::new("ldd").arg(program).output().ok().filter(|output| output.status.success());
+    let Some(listed) = listed else {
+        println!("skipped: no ldd tells what the program loads");
+        return None;
+    };
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    Some(listed.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect())
+}
+
+// F9
+#[test]
+fn a_restart_in_a_chroot_needs_the_program_inside_and_is_refused_without_it() {
+    if !can_see() {
+        return;
+    }
+    let (uid, gid) = nobody();
+    let home = Home::new();
+    let program = open_copy(&home);
+    let Some(libraries) = libraries(&program) else { return };
+    let root = home.path("root");
+    fs::create_dir(&root).unwrap();
+    let mut command = Command::new(&program);
+    command.args([home.pid_option(), home.log_option(), "--port=127.0.0.1:0".to_owned()]);
+    command.args(["--background", "--user=nobody", &format!("--chroot={}", root.display())]);
+    command.args(["--probe_seconds=600", "--commit_seconds=600"]);
+    let server = Detached::started(home, &mut command);
+    let mut client = server.client();
+    let reload = || {
+        let asked = Command::new(&program).args([&server.home.pid_option(), "--reload", "--wait"]).output();
+        let asked = asked.expect("it can be started");
+        String::from_utf8_lossy(&[asked.stdout, asked.stderr].concat()).into_owned()
+    };
+    let expected = format!(
+        "cannot start {} for a probe; it and all that it loads must be inside the chroot {}: No such file",
+        program.display(),
+        root.display()
+    );
+    let said = reload();
+    assert!(said.contains(&expected), "{said}");
+    says(&mut client, "the same client");
+    // Not one device besides.
+    libraries.iter().chain([&program]).for_each(|file| bring(&root, file));
+    for generation in 1..=2 {
+        assert_eq!(reload(), format!("pid {} has reloaded: restart {generation} done\n", server.pid));
+        says(&mut client, "the same client");
+        says(&mut Client::connect(&server.addrs[0]), "a new one");
+        let now = fs::read_link(format!("/proc/{}/root", server.pid)).unwrap();
+        assert_eq!(now, fs::canonicalize(&root).unwrap());
+        expect_ids(server.pid, uid, gid, &[gid]);
+    }
+    let log = server.stop();
+    assert!(log.contains("closing; clients told goodbye: "), "{log}");
+}
+
 // ── refusing ──
 
 // A47

@@ -27,7 +27,9 @@ pub struct ProcessConfig {
     pub group: Option<String>,
     /// The directory that becomes the root, absolute, when the listeners are open and before the user changes; needs
     /// root. Default: none. Paths outside it can no longer be reached: a log is not reopened, the paths of Unix sockets
-    /// stay when the server stops, and the pid file stays as an empty file.
+    /// stay when the server stops, and the pid file stays as an empty file. A restart starts the program by the path that
+    /// it was started by: where it, the libraries that it loads, or its configuration file are not inside under the same
+    /// paths, the restart is refused, and the server goes on. It needs no devices and no `/proc` there.
     pub chroot: Option<PathBuf>,
     /// Go on in the background, in a session of its own. The process that was started waits until the server is about
     /// to serve and ends with status 0, or says what went wrong and ends with the server's status. Then standard input

@@ -19,6 +19,8 @@ pub(super) struct Image {
     pub(super) directory: Option<PathBuf>,
     /// The file that the configuration in force came from; set when that is known.
     pub(super) conf_file: Option<PathBuf>,
+    /// The directory that this process is confined to, as the configuration in force says.
+    pub(super) chroot: Option<PathBuf>,
     /// Its number then: another one than now in a standby that has taken over.
     pid: u32,
 }
@@ -36,6 +38,7 @@ impl Image {
             environment,
             directory: env::current_dir().ok(),
             conf_file: None,
+            chroot: None,
             pid: std::process::id(),
         }
     }
@@ -50,6 +53,7 @@ impl Image {
             environment: Vec::new(),
             directory,
             conf_file: None,
+            chroot: None,
             pid: 1,
         }
     }
@@ -72,6 +76,16 @@ impl Image {
         }
         environment.push(CString::new(format!("{name}={value}"))?);
         Ok((program, arguments?, environment))
+    }
+
+    /// What to do when the program cannot be started for that reason, to follow the words that say so.
+    pub(super) fn remedy(&self, error: &io::Error) -> String {
+        match &self.chroot {
+            Some(root) if error.kind() == io::ErrorKind::NotFound => {
+                format!("; it and all that it loads must be inside the chroot {}", root.display())
+            }
+            _ => String::new(),
+        }
     }
 
     /// The program and the directory as bytes, for the next image, to which relative arguments mean the same.
@@ -127,6 +141,7 @@ mod tests {
             environment,
             directory: None,
             conf_file: None,
+            chroot: None,
             pid,
         }
     }

@@ -209,6 +209,7 @@ fn begin<S: Server>(mut server: S, mut config: Config, mut start: Start) -> Exit
     let around = Around::new(logger.clone(), &config);
     let Start { mut image, birth, inherited, .. } = start;
     image.conf_file.clone_from(&config.conf_file);
+    image.chroot.clone_from(&config.process.chroot);
     let status = match (birth, life) {
         (Birth::Fresh, Some(life)) => fresh(server, config, image, life, around),
         (Birth::Probe(trial), _) => restarted::probe(server, &config, *trial, logger.as_deref()),

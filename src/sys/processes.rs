@@ -142,9 +142,11 @@ pub(crate) fn set_cloexec(fd: impl AsFd, on: bool) -> io::Result<()> {
 /// Gives standard input up: it reads its end from now on.
 ///
 /// # Errors
-/// `/dev/null` cannot be opened.
+/// No descriptors left.
 pub(crate) fn close_stdin() -> io::Result<()> {
-    Ok(nix::unistd::dup2_stdin(std::fs::File::open("/dev/null")?)?)
+    // Unlike the null device, this is there in any chroot.
+    let (ended, _) = super::pipe()?;
+    Ok(nix::unistd::dup2_stdin(ended)?)
 }
 
 /// The time since some moment in the past that all processes of the system agree on, and that an exec does not change

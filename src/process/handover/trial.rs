@@ -6,6 +6,7 @@
 //! bytes of the configuration file that it has read, and the new listeners. Then it ends.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -167,8 +168,9 @@ impl Probe {
     /// Starts the next image and sends it `state` with the listeners in it.
     pub(super) fn start(image: &Image, state: &[u8], listeners: &[BorrowedFd<'_>]) -> Result<Self> {
         let fail = |error| {
-            let program = image.program.display();
-            Error::with_source(ErrorKind::Io, format!("cannot start {program} for a probe"), error)
+            let what =
+                format!("cannot start {} for a probe{}", image.program.display(), image.remedy(&error));
+            Error::with_source(ErrorKind::Io, what, error)
         };
         let (ours, theirs) = sys::seqpacket_pair().map_err(fail)?;
         let memory = sys::sealed_memory(c"lineplex-sample", state).map_err(fail)?;
@@ -178,7 +180,7 @@ impl Probe {
         }
         let environment = image.environment.iter().filter(|(name, _)| name != OsStr::new("NOTIFY_SOCKET"));
         command.env_clear().envs(environment.map(|(name, value)| (name, value))).env(HANDOVER, PROBE);
-        command.stdin(Stdio::from(theirs)).stdout(Stdio::null());
+        command.stdin(Stdio::from(theirs)).stdout(nowhere());
         let child = command.spawn().map_err(fail)?;
         // The command holds the other end: with it gone, the end of the probe is the end of the channel.
         drop(command);
@@ -268,6 +270,12 @@ impl Drop for Probe {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// For what the hooks of a probe print, which the image that serves has printed: the null device. A chroot may have none,
+/// and where the output of this process goes (in the background nowhere) is better than no restart.
+fn nowhere() -> Stdio {
+    File::options().write(true).open("/dev/null").map_or_else(|_| Stdio::inherit(), Stdio::from)
 }
 
 fn approve(memory: &OwnedFd, descriptors: Vec<OwnedFd>, limits: &Limits) -> Result<Approved> {
