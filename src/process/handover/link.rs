@@ -190,12 +190,21 @@ impl Vigil {
     /// Waits until it is clear who serves, `limit` for the heir to commit. A signal that the process of an heir without
     /// luck was sent arrives here.
     pub(super) fn wait(&self, limit: Duration) -> Verdict {
-        let spoke = self.is_told_within(limit);
-        // Without the right it has just committed and is about to say so.
+        let mut spoke = self.is_told_within(limit);
         if !spoke && self.takes_right() {
             let limit = limit.as_secs_f64();
             let why = format!("the new image did not commit within commit_seconds = {limit} and was killed");
             return self.instead(Duration::ZERO, why);
+        }
+        // Without the right it has just committed and is about to say so. If it dies before, nobody serves, and a process
+        // that it has forked may hold its end of the pipe open.
+        while !spoke {
+            let dead = self.heir_is_dead();
+            spoke = self.is_told_within(if dead { Duration::ZERO } else { LIFE_TIME });
+            if dead && !spoke {
+                let why = "the new image died when it was about to take over".to_owned();
+                return self.instead(Duration::ZERO, why);
+            }
         }
         let mut word = [0];
         match (&self.commit).read(&mut word) {
@@ -258,12 +267,18 @@ impl Vigil {
     fn instead(&self, patience: Duration, why: String) -> Verdict {
         // What it was sent would be lost with it. It cannot be asked any more when it is gone and waited for.
         Signals::pass_on(self.heir, sys::own_pid());
-        if !self.heir_ends(patience) {
-            // Its number is its own: its end of the pipe is open.
+        if !self.heir_ends(patience) && !self.heir_is_dead() {
+            // Its number is its own as long as it has not ended.
             let _ = sys::kill(self.heir, libc::SIGKILL);
             self.heir_ends(KILL_TIME);
         }
         Verdict::Serve(Error::new(ErrorKind::State, why))
+    }
+
+    /// Whether it is known to have ended, whoever holds the pipe.
+    fn heir_is_dead(&self) -> bool {
+        let asked = sys::kill(self.heir, 0);
+        asked.is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH)) || sys::is_zombie(self.heir)
     }
 
     fn heir_ends(&self, time: Duration) -> bool {
@@ -302,6 +317,8 @@ const RIGHT: u8 = b'R';
 pub(super) const TEXT_MAX: usize = 2048;
 /// Between two looks where the system could not look.
 const LOOK_TIME: Duration = Duration::from_millis(1);
+/// Between two looks whether a process lives.
+const LIFE_TIME: Duration = Duration::from_secs(1);
 /// Exit status of an heir that cannot take the right.
 const NO_RIGHT: i32 = 70;
 /// For the standby to say its number.
@@ -312,3 +329,61 @@ const DISMISS_TIME: Duration = Duration::from_secs(5);
 const END_TIME: Duration = Duration::from_secs(5);
 /// For a process that is killed or was told to end.
 const KILL_TIME: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+
+    /// An heir that took the right and is gone, though a process that it has forked holds the pipe open.
+    #[test]
+    fn an_heir_that_dies_with_the_right_leaves_it_to_the_standby_whoever_holds_its_pipe() {
+        // That process is this one; the heir is killed, and may be waited for already or not.
+        for reaped in [false, true] {
+            let (mut held, mut vigil) = link().unwrap();
+            let mut heir = process();
+            vigil.heir = heir.id().try_into().unwrap();
+            vigil.begin().unwrap();
+            held.meet().unwrap();
+            assert!(held.take_right());
+            heir.kill().unwrap();
+            if reaped {
+                heir.wait().unwrap();
+            }
+            let (tell, told) = mpsc::channel();
+            thread::spawn(move || tell.send(vigil.wait(Duration::ZERO)));
+            let verdict = told.recv_timeout(DEADLINE).expect("the standby does not wait for ever");
+            assert!(matches!(verdict, Verdict::Serve(_)));
+            heir.wait().unwrap();
+        }
+    }
+
+    /// The same for one that was not dead: what it says counts.
+    #[test]
+    fn an_heir_that_lives_with_the_right_is_waited_for() {
+        let (mut held, mut vigil) = link().unwrap();
+        let mut heir = process();
+        vigil.heir = heir.id().try_into().unwrap();
+        vigil.begin().unwrap();
+        held.meet().unwrap();
+        assert!(held.take_right());
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| vigil.wait(Duration::ZERO));
+            held.say(&[COMMIT]);
+            assert!(matches!(waiting.join().unwrap(), Verdict::Leave { committed: true }));
+        });
+        heir.kill().unwrap();
+        heir.wait().unwrap();
+    }
+
+    /// One that does nothing until it is killed.
+    fn process() -> Child {
+        Command::new("cat").stdin(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// For what does not come.
+    const DEADLINE: Duration = Duration::from_secs(30);
+}
